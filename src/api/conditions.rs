@@ -1,0 +1,54 @@
+//! Condition types and their reasons: part of the API, spelled once.
+//!
+//! Polarity is positive. `Ready` means that the spec is rolled out (or scaled to zero on purpose);
+//! whether a tier answers right now is `Available`, so that an outage does not fail a GitOps wait.
+
+/// The spec was validated and is in force.
+pub const ACCEPTED: &str = "Accepted";
+/// Every reference resolves to an accepted object.
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// The tier can answer now: at least one ready replica, or a provider or Service is configured.
+pub const AVAILABLE: &str = "Available";
+/// The spec is rolled out.
+pub const READY: &str = "Ready";
+
+/// `Accepted=True`, `ResolvedRefs=True`.
+pub const REASON_ACCEPTED: &str = "Accepted";
+/// `ResolvedRefs=True`.
+pub const REASON_RESOLVED: &str = "Resolved";
+/// A field of the spec is wrong; the message names it. A person must act.
+pub const REASON_INVALID: &str = "Invalid";
+/// A referenced object does not exist (yet).
+pub const REASON_REF_NOT_FOUND: &str = "RefNotFound";
+/// A referenced object exists and is itself not accepted.
+pub const REASON_REF_NOT_ACCEPTED: &str = "RefNotAccepted";
+/// A gate needs evidence that its tier cannot give.
+pub const REASON_GATE_UNSATISFIABLE: &str = "GateUnsatisfiable";
+/// A step goes to a lower class without `entry: FailoverOnly`.
+pub const REASON_CLASS_ORDER: &str = "ClassOrder";
+/// No step of a workload's path is cleared for its data class.
+pub const REASON_DATA_CLASS: &str = "DataClassNotAllowed";
+/// A Secret or key that is referenced does not exist.
+pub const REASON_SECRET_NOT_FOUND: &str = "SecretNotFound";
+/// The rolled-out state equals the spec.
+pub const REASON_ROLLED_OUT: &str = "RolledOut";
+/// Scaled to zero by the spec.
+pub const REASON_SCALED_TO_ZERO: &str = "ScaledToZero";
+/// Children are still rolling out.
+pub const REASON_PROGRESSING: &str = "Progressing";
+/// A Deployment exceeded its progress deadline.
+pub const REASON_PROGRESS_DEADLINE: &str = "ProgressDeadlineExceeded";
+/// Another field manager owns a field that this object must set; the message names it.
+pub const REASON_CONFLICT: &str = "Conflict";
+/// A child could not be applied; retried with back-off.
+pub const REASON_APPLY_FAILED: &str = "ApplyFailed";
+/// Nothing has been seen yet (the schema's default).
+pub const REASON_PENDING: &str = "Pending";
+/// At least one replica is ready.
+pub const REASON_REPLICAS_READY: &str = "ReplicasReady";
+/// No replica is ready.
+pub const REASON_NO_READY_REPLICAS: &str = "NoReadyReplicas";
+/// A provider or Service is configured; its health is measured by the routers.
+pub const REASON_CONFIGURED: &str = "Configured";
+/// What an unaccepted object would need to become ready.
+pub const REASON_NOT_ACCEPTED: &str = "NotAccepted";

@@ -1,0 +1,307 @@
+//! `EscalationPath`: an ordered, finite list of steps, each with the gates that its answer must pass.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::types::{Duration, Empty, LocalRef, ModelClass, Ratio, Score};
+
+/// An ordered list of steps over tiers, each with the gates that its answer must pass.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "smallfirst.dev",
+    version = "v1alpha1",
+    kind = "EscalationPath",
+    plural = "escalationpaths",
+    shortname = "ep",
+    category = "smallfirst",
+    namespaced,
+    status = "EscalationPathStatus",
+    derive = "PartialEq",
+    doc = "An ordered list of steps over tiers, each with the gates that its answer must pass, and what happens when a tier is unavailable.",
+    printcolumn(name = "Steps", type_ = "integer", json_path = ".status.steps", description = "Number of steps"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether policies can use this path"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Reason of the Ready condition"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    )
+)]
+#[x_kube(validation = Rule::new("!has(self.steps[0].entry) || self.steps[0].entry == 'Always'").message("spec.steps[0].entry: the first step must be entered Always"))]
+#[serde(rename_all = "camelCase")]
+pub struct EscalationPathSpec {
+    /// Team that is accountable for this path.
+    #[schemars(length(min = 1, max = 63))]
+    pub owner: String,
+    /// Steps in the order in which they are tried, each entered at most once.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub steps: Vec<Step>,
+    /// Longest time for the whole cascade of one request. Default: 120s.
+    #[serde(default = "default_deadline")]
+    pub deadline: Duration,
+    /// What counts as an unavailable tier, and which way to fall.
+    #[serde(default)]
+    pub failover: Failover,
+    /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+}
+
+fn default_deadline() -> Duration {
+    Duration::from("120s")
+}
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.tierRef) != has(self.class)").message("spec.steps: each step needs exactly one of tierRef and class"))]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Name of the step, unique in the path.
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The tier to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier_ref: Option<LocalRef>,
+    /// Ask the accepted tiers of this class, cheapest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ModelClass>,
+    /// Always (the default), or FailoverOnly: entered only when an earlier tier was unavailable. Only such a step may have a lower class than the one before.
+    #[serde(default)]
+    pub entry: Entry,
+    /// Longest time for one attempt of this step. Default: 60s.
+    #[serde(default = "default_timeout")]
+    pub timeout: Duration,
+    /// Endpoints that are tried in this step before the next one. Default: 2.
+    #[serde(default = "default_attempts")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: i32,
+    /// Gates that the answer must pass, all of them. None: every answer is accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub accept: Vec<Gate>,
+}
+
+fn default_timeout() -> Duration {
+    Duration::from("60s")
+}
+
+const fn default_attempts() -> i32 {
+    2
+}
+
+/// When a step is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Entry {
+    /// In the order of the path.
+    #[default]
+    Always,
+    /// Only when an earlier tier was unavailable.
+    FailoverOnly,
+}
+
+/// One gate: exactly one kind of check.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, confidence, grounded, match and notMatch"))]
+#[serde(rename_all = "camelCase")]
+pub struct Gate {
+    /// Accept only answers that ended for one of these reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "set"))]
+    pub finish_reason: Option<Vec<FinishReason>>,
+    /// Accept only answers that are valid JSON under a schema. An answer that fails this gate is never returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json_schema: Option<JsonSchemaGate>,
+    /// Accept only answers whose tokens the model was sure of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<ConfidenceGate>,
+    /// Accept only answers whose values occur in the request's messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounded: Option<GroundedGate>,
+    /// Accept only answers that match a regular expression.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RegexGate>,
+    /// Accept only answers that do not match a regular expression, such as refusals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_match: Option<RegexGate>,
+}
+
+/// Why a model stopped, as in OpenAI's `finish_reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// A natural end or a stop sequence.
+    Stop,
+    /// The token limit.
+    Length,
+    /// Tool calls.
+    ToolCalls,
+    /// A content filter.
+    ContentFilter,
+}
+
+/// Which JSON schema an answer must satisfy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.fromRequest) != has(self.inline)").message("spec.steps.accept.jsonSchema: exactly one of fromRequest and inline must be set"))]
+#[serde(rename_all = "camelCase")]
+pub struct JsonSchemaGate {
+    /// The schema of the request's response_format; a request without one passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_request: Option<Empty>,
+    /// A JSON schema as text, at most 32 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32768))]
+    pub inline: Option<String>,
+}
+
+/// How sure the model was of its tokens. Needs a tier with the Logprobs capability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("(self.measure == 'LogprobQuantile') == has(self.quantile)").message("spec.steps.accept.confidence.quantile: must be set with measure LogprobQuantile, and only with it"))]
+#[serde(rename_all = "camelCase")]
+pub struct ConfidenceGate {
+    /// What is measured over the tokens in scope.
+    pub measure: ConfidenceMeasure,
+    /// The quantile of measure LogprobQuantile, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<Ratio>,
+    /// Which tokens count. Default: Values when the answer is JSON, else All.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ConfidenceScope>,
+    /// Lowest score that is accepted. Natural logarithms (-0.40 is a geometric mean probability of 0.67); for FirstTokenMargin a difference of logarithms.
+    pub at_least: Score,
+}
+
+/// A measure of confidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ConfidenceMeasure {
+    /// Mean log probability.
+    MeanLogprob,
+    /// Lowest log probability.
+    MinLogprob,
+    /// A quantile of the log probabilities.
+    LogprobQuantile,
+    /// Log probability of the first token less that of its best alternative.
+    FirstTokenMargin,
+}
+
+/// Tokens that a confidence gate looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ConfidenceScope {
+    /// Tokens that overlap leaf values of a JSON answer.
+    Values,
+    /// Every token of the answer.
+    All,
+}
+
+/// Values of a JSON answer that must occur in the request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroundedGate {
+    /// JSON pointers (RFC 6901) of the values to look for. A pointer to an object or array means every leaf below it.
+    #[schemars(length(min = 1, max = 32), inner(length(max = 256), pattern(r"^(/[^/]*)*$")), extend("x-kubernetes-list-type" = "atomic"))]
+    pub pointers: Vec<String>,
+    /// Compare without case, white space and punctuation. Default: true.
+    #[serde(default = "default_true")]
+    pub normalize: bool,
+}
+
+const fn default_true() -> bool {
+    true
+}
+
+/// A regular expression.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RegexGate {
+    /// RE2-like syntax, searched anywhere in the answer's text.
+    #[schemars(length(min = 1, max = 2048))]
+    pub regex: String,
+}
+
+/// What counts as an unavailable tier, and which way to fall.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// What sends a request on to the next step. Default: all of them.
+    #[serde(default = "default_failover_on")]
+    #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub on: Vec<FailoverReason>,
+    /// Up (the default): only to later steps that are entered Always. UpThenDown: then also to FailoverOnly steps, then the best eligible answer.
+    #[serde(default)]
+    pub direction: Direction,
+}
+
+fn default_failover_on() -> Vec<FailoverReason> {
+    use FailoverReason::{ContextOverflow, Degraded, RateLimited, ServerError, Timeout, Unreachable};
+    vec![Unreachable, Timeout, RateLimited, ServerError, Degraded, ContextOverflow]
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { on: default_failover_on(), direction: Direction::default() }
+    }
+}
+
+/// Why a tier is unavailable for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverReason {
+    /// No endpoint, or none that accepts a connection.
+    Unreachable,
+    /// No answer within the step's timeout.
+    Timeout,
+    /// The tier answered 429.
+    RateLimited,
+    /// The tier answered 5xx, or something that is no answer.
+    ServerError,
+    /// The tier's circuit is open.
+    Degraded,
+    /// The request does not fit the tier's context.
+    ContextOverflow,
+}
+
+/// Which way requests fall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Direction {
+    /// Only to later steps that are entered Always.
+    #[default]
+    Up,
+    /// Up, then to FailoverOnly steps, then the best eligible answer.
+    UpThenDown,
+}
+
+/// What to answer when no answer passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OnExhausted {
+    /// The answer of the highest class that may be returned.
+    #[default]
+    BestAnswer,
+    /// An error.
+    Error,
+}
+
+/// What was seen of a path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EscalationPathStatus {
+    /// State of the path: Accepted, ResolvedRefs, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<i32>,
+}

@@ -1,0 +1,17 @@
+//! What users write: the three kinds of `smallfirst.dev/v1alpha1`, their shared types, conditions and CRDs.
+
+pub mod conditions;
+pub mod crd;
+pub mod escalation_path;
+pub mod model_tier;
+pub mod routing_policy;
+pub mod types;
+
+pub use escalation_path::{EscalationPath, EscalationPathSpec, EscalationPathStatus};
+pub use model_tier::{ModelTier, ModelTierSpec, ModelTierStatus};
+pub use routing_policy::{RoutingPolicy, RoutingPolicySpec, RoutingPolicyStatus};
+
+/// The API group.
+pub const GROUP: &str = "smallfirst.dev";
+/// The API version.
+pub const VERSION: &str = "v1alpha1";

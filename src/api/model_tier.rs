@@ -1,0 +1,360 @@
+//! `ModelTier`: one model, served one way: a pool in the cluster, an outside provider, or an existing Service.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::types::{DataClass, Decimal, ModelClass, Resources, SecretKeyRef};
+
+/// One model, served one way, with its class, owner, prices and data class.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "smallfirst.dev",
+    version = "v1alpha1",
+    kind = "ModelTier",
+    plural = "modeltiers",
+    shortname = "mt",
+    category = "smallfirst",
+    namespaced,
+    status = "ModelTierStatus",
+    derive = "PartialEq",
+    doc = "One model, served one way: a pool in the cluster, an outside provider, or an existing Service.",
+    printcolumn(
+        name = "Class",
+        type_ = "string",
+        json_path = ".spec.class",
+        description = "Class of the model, in the order of escalation"
+    ),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".spec.model.name",
+        description = "Model that the backend is asked for"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the spec is rolled out"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Reason of the Ready condition"
+    ),
+    printcolumn(
+        name = "Replicas",
+        type_ = "integer",
+        json_path = ".status.replicas",
+        description = "Replicas of the pool"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    )
+)]
+#[x_kube(validation = Rule::new("(has(self.pool) ? 1 : 0) + (has(self.provider) ? 1 : 0) + (has(self.service) ? 1 : 0) == 1").message("spec: exactly one of pool, provider and service must be set"))]
+#[x_kube(validation = Rule::new("!has(self.provider) || (has(self.prices) && size(self.prices) > 0)").message("spec.prices: a tier with a provider needs at least one price"))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelTierSpec {
+    /// Class of the model. Requests escalate from a lower class to a higher one: Small, Medium, Large, Frontier.
+    pub class: ModelClass,
+    /// Team that is accountable for this tier.
+    #[schemars(length(min = 1, max = 63))]
+    pub owner: String,
+    /// Whether clients may name this tier as `model`. Internal (the default): only through a path.
+    #[serde(default)]
+    pub exposure: Exposure,
+    /// The most sensitive data this tier may see. Default: Restricted for a pool or service, Internal for a provider. The value in force is in status.dataClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_class: Option<DataClass>,
+    /// The model and what it can do.
+    pub model: Model,
+    /// What tokens cost, in the policy's currency. At least one for a provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub prices: Vec<Price>,
+    /// Serve the model in this cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
+    /// Call an outside provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Provider>,
+    /// Call a model server that already runs in this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceBackend>,
+}
+
+/// Who may name a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Exposure {
+    /// Only paths use the tier.
+    #[default]
+    Internal,
+    /// Clients may name the tier as `model`.
+    Public,
+}
+
+/// The model of a tier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// What the backend is asked for (`model` in the request).
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Revision of the model, for people and for rollouts: a new one restarts the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub revision: Option<String>,
+    /// Context window in tokens. Requests that do not fit skip the tier.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub context_tokens: i64,
+    /// What the model can do. A request that needs a missing one skips the tier; a gate that needs Logprobs is refused on a tier without it. Default: Chat, Streaming.
+    #[serde(default = "default_capabilities")]
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "set"))]
+    pub capabilities: Vec<Capability>,
+}
+
+fn default_capabilities() -> Vec<Capability> {
+    vec![Capability::Chat, Capability::Streaming]
+}
+
+/// Something a model can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Capability {
+    /// Chat completions.
+    Chat,
+    /// Tool calls.
+    Tools,
+    /// Answers constrained by a JSON schema or JSON mode.
+    #[serde(rename = "JSONSchema")]
+    JsonSchema,
+    /// Images in messages.
+    Vision,
+    /// Token log probabilities in answers.
+    Logprobs,
+    /// Streamed answers.
+    Streaming,
+}
+
+/// Prices of tokens, per million, in the policy's currency.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Price {
+    /// Price of a million input tokens.
+    pub input_per_million: Decimal,
+    /// Price of a million output tokens.
+    pub output_per_million: Decimal,
+    /// Price of a million input tokens read from the provider's cache. Default: the input price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_input_per_million: Option<Decimal>,
+}
+
+/// A pool of model servers in this cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.engine != 'Custom' || (has(self.image) && has(self.port))").message("spec.pool: engine Custom needs image and port"))]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// Engine that serves the model: gives default image, port, probes, and how the model is passed.
+    pub engine: EngineName,
+    /// Container image. Default: the engine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Arguments after those that the engine needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub args: Vec<String>,
+    /// Environment variables with plain values. For Secrets use template.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub env: Vec<EnvVar>,
+    /// Port of the OpenAI-compatible server. Default: the engine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// CPU, memory and devices of a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Where the model's files are.
+    pub model_from: ModelFrom,
+    /// Number of replicas. 0 switches the pool off on purpose. Default: 1.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// What one replica can take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_replica: Option<PerReplica>,
+    /// A partial pod template (metadata, spec) that is deep-merged last, for what has no field here. serviceAccountName, hostPath, host namespaces and privileged containers are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<RawTemplate>,
+}
+
+const fn default_replicas() -> i32 {
+    1
+}
+
+/// An engine whose settings are known (see `operator/plan/engines.rs`), or Custom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EngineName {
+    /// vLLM's OpenAI server.
+    #[serde(rename = "VLLM")]
+    Vllm,
+    /// SGLang's OpenAI server.
+    #[serde(rename = "SGLang")]
+    SgLang,
+    /// llama.cpp's server.
+    LlamaCpp,
+    /// Any OpenAI-compatible server: image, port and args say how.
+    Custom,
+}
+
+/// An environment variable with a plain value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvVar {
+    /// Name of the variable.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its value.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    pub value: String,
+}
+
+/// Where a model's files are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("(has(self.path) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) == 1").message("spec.pool.modelFrom: exactly one of path and persistentVolumeClaim must be set"))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelFrom {
+    /// A path inside the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), pattern(r"^/"))]
+    pub path: Option<String>,
+    /// A PersistentVolumeClaim of this namespace, mounted read-only at /models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimSource>,
+}
+
+/// A model on a PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSource {
+    /// The claim's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Path of the model within the volume, relative to its root. Default: the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), pattern(r"^[^/]"))]
+    pub path: Option<String>,
+}
+
+/// What one replica can take.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PerReplica {
+    /// Requests that one replica works on at a time: passed to the engine as its batch limit, and what routers send it at most before they prefer another replica.
+    #[schemars(range(min = 1, max = 4096))]
+    pub concurrency: i32,
+}
+
+/// A partial pod template, kept as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawTemplate(pub serde_json::Map<String, serde_json::Value>);
+
+impl JsonSchema for RawTemplate {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RawTemplate".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    }
+}
+
+/// An outside provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new(r"self.baseURL.startsWith('https://') || self.baseURL.matches('^http://[-a-z0-9.]+[.]svc([.]cluster[.]local)?(:[0-9]+)?(/.*)?$')").message("spec.provider.baseURL: must be https, or http only to a Service of the cluster (*.svc or *.svc.cluster.local)"))]
+#[x_kube(validation = Rule::new("!self.baseURL.matches('^[a-z]+://[^/]*@')").message("spec.provider.baseURL: must not hold credentials; use spec.provider.credential"))]
+#[serde(rename_all = "camelCase")]
+pub struct Provider {
+    /// Dialect of the provider's API.
+    pub api: ProviderApi,
+    /// Base of the provider's API including its version, such as https://api.example.com/v1. https, or http only to a Service of the cluster.
+    #[serde(rename = "baseURL")]
+    #[schemars(length(min = 1, max = 512), pattern(r"^https?://[^\s?#]+$"))]
+    pub base_url: String,
+    /// Where the key is.
+    pub credential: Credential,
+}
+
+/// Dialect of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProviderApi {
+    /// OpenAI's chat completions.
+    #[serde(rename = "OpenAI")]
+    OpenAi,
+}
+
+/// The key of a provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    /// Sent as a bearer token.
+    pub secret_key_ref: SecretKeyRef,
+}
+
+/// A model server that already runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceBackend {
+    /// An OpenAI-compatible Service of this namespace.
+    pub service_ref: ServiceRef,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceRef {
+    /// The Service's name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The Service's port number.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+/// What was seen of a tier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelTierStatus {
+    /// State of the tier: Accepted, Available, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Replicas of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Replicas of the pool that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// The most sensitive data this tier may see, after defaulting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_class: Option<DataClass>,
+}
+
+impl ModelTierSpec {
+    /// The data class in force: the declared one, or Restricted for what runs in the cluster and Internal for a provider.
+    #[must_use]
+    pub fn effective_data_class(&self) -> DataClass {
+        self.data_class.unwrap_or(if self.provider.is_some() { DataClass::Internal } else { DataClass::Restricted })
+    }
+}

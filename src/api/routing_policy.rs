@@ -1,0 +1,265 @@
+//! `RoutingPolicy`: which requests are which workload, which path each workload takes, and who may ask.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::types::{DataClass, Empty, LocalRef, Resources, Risk, SecretKeyRef};
+
+/// Workload classes and the path each takes, for one router and its clients.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "smallfirst.dev",
+    version = "v1alpha1",
+    kind = "RoutingPolicy",
+    plural = "routingpolicies",
+    shortname = "rp",
+    category = "smallfirst",
+    namespaced,
+    status = "RoutingPolicyStatus",
+    derive = "PartialEq",
+    doc = "Workload classes and the path each takes, for one router and its clients.",
+    printcolumn(
+        name = "Workloads",
+        type_ = "integer",
+        json_path = ".status.workloads",
+        description = "Number of workloads"
+    ),
+    printcolumn(
+        name = "Routers",
+        type_ = "integer",
+        json_path = ".status.routers.ready",
+        description = "Router pods that are ready"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the spec is rolled out"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Reason of the Ready condition"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    )
+)]
+#[x_kube(validation = Rule::new("has(self.clients) != has(self.anonymous)").message("spec: exactly one of clients and anonymous must be set"))]
+#[x_kube(validation = Rule::new("!has(self.default.workload) || self.workloads.exists(w, w.name == self.default.workload)").message("spec.default.workload: must be the name of one of spec.workloads"))]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingPolicySpec {
+    /// Currency of every price that this policy's tiers declare, as an ISO 4217 code. Default: USD.
+    #[serde(default = "default_currency")]
+    #[schemars(length(max = 3), pattern(r"^[A-Z]{3}$"))]
+    pub currency: String,
+    /// The router's pods.
+    #[serde(default)]
+    pub router: Router,
+    /// Who may ask. Exactly one of clients and anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub clients: Option<Vec<Client>>,
+    /// Anyone who reaches the router may ask, as the client `anonymous`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Empty>,
+    /// Workload classes. A request belongs to the first one that matches.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub workloads: Vec<Workload>,
+    /// What happens to a request that no workload matches.
+    pub default: DefaultRoute,
+    /// The log of requests. Prompts and answers are never in it.
+    #[serde(default)]
+    pub access_log: AccessLog,
+}
+
+fn default_currency() -> String {
+    "USD".into()
+}
+
+/// The router's pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Router {
+    /// Number of router pods. Default: 2.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 100))]
+    pub replicas: i32,
+    /// CPU and memory of a router pod. Default: requests of 100m and 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+const fn default_replicas() -> i32 {
+    2
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self { replicas: default_replicas(), resources: None }
+    }
+}
+
+/// One caller of the router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Client {
+    /// Name of the client, unique in the policy.
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The key that the client sends as a bearer token.
+    pub api_key: ApiKey,
+    /// Names of the workloads that the client may use. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub workloads: Option<Vec<String>>,
+}
+
+/// An API key in a Secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKey {
+    /// Where the key is.
+    pub secret_key_ref: SecretKeyRef,
+}
+
+/// A class of requests and the path it takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.pathRef) != has(self.tierRef)").message("spec.workloads: each workload needs exactly one of pathRef and tierRef"))]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Name of the workload, unique in the policy.
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Team that is accountable for this workload.
+    #[schemars(length(min = 1, max = 63))]
+    pub owner: String,
+    /// What the workload may do when capacity is short or no answer passed its gates. Default: Medium.
+    #[serde(default)]
+    pub risk: Risk,
+    /// How sensitive the workload's data is. Steps whose tier is not cleared for it are skipped. Default: Internal.
+    #[serde(default = "default_data_class")]
+    pub data_class: DataClass,
+    /// Which requests belong to the workload. Everything that is set must match.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<Match>,
+    /// The path that the workload takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_ref: Option<LocalRef>,
+    /// The only tier that the workload uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier_ref: Option<LocalRef>,
+}
+
+const fn default_data_class() -> DataClass {
+    DataClass::Internal
+}
+
+/// Which requests belong to a workload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.models) || has(self.headers) || has(self.clients)").message("spec.workloads.match: at least one of models, headers and clients must be set"))]
+#[serde(rename_all = "camelCase")]
+pub struct Match {
+    /// Values of the request's `model`: the workload's aliases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub models: Vec<String>,
+    /// Headers that the request must carry, all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub headers: Vec<HeaderMatch>,
+    /// Names of clients, any of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub clients: Vec<String>,
+}
+
+/// A header with an exact value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeaderMatch {
+    /// Name of the header, in any case. Headers that start with x-smallfirst- are the router's own.
+    #[schemars(length(min = 1, max = 256), pattern(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
+    pub name: String,
+    /// The exact value.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+}
+
+/// What happens to a request that no workload matches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.workload) != has(self.reject)").message("spec.default: exactly one of workload and reject must be set"))]
+pub struct DefaultRoute {
+    /// It belongs to this workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub workload: Option<String>,
+    /// It is refused with 404 and the names that are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject: Option<Empty>,
+}
+
+/// The log of requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AccessLog {
+    /// Form of a line on standard output. Default: JSON.
+    #[serde(default)]
+    pub format: AccessLogFormat,
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessLogFormat {
+    /// One JSON object a line.
+    #[default]
+    #[serde(rename = "JSON")]
+    Json,
+    /// One line for people.
+    Text,
+    /// No log.
+    Off,
+}
+
+/// What was seen of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingPolicyStatus {
+    /// State of the policy: Accepted, ResolvedRefs, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Number of workloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<i32>,
+    /// The router's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routers: Option<RoutersStatus>,
+    /// The routing table that was published last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableStatus>,
+}
+
+/// The router's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoutersStatus {
+    /// Pods that are wanted.
+    pub replicas: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+}
+
+/// The routing table that was published last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TableStatus {
+    /// SHA-256 of the table, the first 16 hexadecimal digits. It depends on tiers and paths too, not only on the policy.
+    #[schemars(length(max = 64))]
+    pub hash: String,
+}

@@ -1,0 +1,7 @@
+//! The control plane: observe -> validate -> plan -> apply -> status, once per kind.
+//!
+//! `validate` and `plan` are pure: no client, no clock, no randomness. Same input, same bytes.
+
+pub mod observe;
+pub mod plan;
+pub mod validate;

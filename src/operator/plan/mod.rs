@@ -1,0 +1,1 @@
+//! Pure: validated resources -> the full list of desired objects.

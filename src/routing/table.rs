@@ -1,0 +1,236 @@
+//! The document that a RoutingPolicy compiles to. Plain data: no behaviour beyond its hash and its text form.
+//!
+//! Every map is ordered and every field is written, so that the same inputs give the same bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::api::escalation_path::{
+    ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted,
+};
+use crate::api::model_tier::Capability;
+use crate::api::routing_policy::AccessLogFormat;
+use crate::api::types::{DataClass, ModelClass, Risk, SecretKeyRef};
+
+/// Format that this build writes and the highest it reads. A router refuses a higher one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Key of the table in its ConfigMap.
+pub const CONFIG_MAP_KEY: &str = "table.json";
+
+/// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
+pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
+
+/// All that a router needs to know of one policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RoutingTable {
+    /// See [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Namespace of the policy and of everything it names.
+    pub namespace: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// ISO 4217 code that prices and costs are in.
+    pub currency: String,
+    /// Who may ask. `None`: anyone, as the client `anonymous`.
+    pub clients: Option<Vec<Client>>,
+    /// Tiers by name, only those that a path of this table uses or that are Public.
+    pub tiers: BTreeMap<String, Tier>,
+    /// Paths by name. A workload with a `tierRef` has a path of its own named `tier/<name>`.
+    pub paths: BTreeMap<String, Path>,
+    /// Workloads in the policy's order; the first that matches wins.
+    pub workloads: Vec<Workload>,
+    /// Workload of requests that nothing matches. `None`: 404.
+    pub default_workload: Option<String>,
+    /// Form of the access log.
+    pub access_log: AccessLogFormat,
+}
+
+/// A caller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Client {
+    /// Name for logs and metrics.
+    pub name: String,
+    /// Where the key is mounted.
+    pub api_key: SecretKeyRef,
+    /// Workloads that the client may use. `None`: all.
+    pub workloads: Option<Vec<String>>,
+}
+
+/// A tier as routers see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tier {
+    /// Class of the model.
+    pub class: ModelClass,
+    /// The most sensitive data that the tier may see (in force, after defaulting).
+    pub data_class: DataClass,
+    /// Whether clients may name the tier as `model`.
+    pub public: bool,
+    /// `model` in the request to the backend.
+    pub model: String,
+    /// Context window in tokens.
+    pub context_tokens: u64,
+    /// What the model can do, sorted.
+    pub capabilities: Vec<Capability>,
+    /// Price of a million input tokens, in 1e-9 of the currency.
+    pub input_price: u64,
+    /// Price of a million cached input tokens, in 1e-9 of the currency.
+    pub cached_input_price: u64,
+    /// Price of a million output tokens, in 1e-9 of the currency.
+    pub output_price: u64,
+    /// Requests that one endpoint works on at a time, where declared.
+    pub concurrency: Option<u32>,
+    /// Where requests go.
+    pub backend: Backend,
+}
+
+/// Where a tier's requests go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Backend {
+    /// The ready endpoints of a Service of the table's namespace, found by its EndpointSlices. Paths start at `/v1`.
+    Service {
+        /// Name of the Service.
+        name: String,
+        /// Port number of the Service.
+        port: u16,
+        /// Name of the Service's port when it has one: EndpointSlices are keyed by it.
+        port_name: Option<String>,
+    },
+    /// A base URL, such as `https://api.example.com/v1`.
+    Url {
+        /// The base; `/chat/completions` is appended.
+        base_url: String,
+        /// Bearer token, where one is needed.
+        credential: Option<SecretKeyRef>,
+    },
+}
+
+/// An ordered list of steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Path {
+    /// Steps in the order in which they are tried.
+    pub steps: Vec<Step>,
+    /// Bound on the whole cascade, in milliseconds.
+    pub deadline_ms: u64,
+    /// What counts as unavailable, sorted.
+    pub failover_on: Vec<FailoverReason>,
+    /// Which way to fall.
+    pub direction: Direction,
+    /// What to answer when nothing passed.
+    pub on_exhausted: OnExhausted,
+}
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Step {
+    /// Name of the step.
+    pub name: String,
+    /// Names of the tiers to ask, in order; the next one only when the one before was unavailable.
+    pub tiers: Vec<String>,
+    /// When the step is entered.
+    pub entry: Entry,
+    /// Bound on one attempt, in milliseconds.
+    pub timeout_ms: u64,
+    /// Endpoints to try per tier.
+    pub attempts: u32,
+    /// Gates, all of which an answer must pass.
+    pub accept: Vec<Gate>,
+}
+
+/// One gate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Gate {
+    /// The answer ended for one of these reasons.
+    FinishReason(Vec<FinishReason>),
+    /// The answer is valid under a schema. `None`: the request's own, if it has one.
+    JsonSchema {
+        /// The schema as JSON text.
+        inline: Option<String>,
+    },
+    /// The model was sure of its tokens.
+    Confidence {
+        /// What is measured.
+        measure: ConfidenceMeasure,
+        /// Of measure LogprobQuantile.
+        quantile: Option<f64>,
+        /// `None`: Values when the answer is JSON, else All.
+        scope: Option<ConfidenceScope>,
+        /// Lowest score that passes.
+        at_least: f64,
+    },
+    /// Values occur in the request.
+    Grounded {
+        /// JSON pointers.
+        pointers: Vec<String>,
+        /// Ignore case, white space and punctuation.
+        normalize: bool,
+    },
+    /// The text matches.
+    Match(String),
+    /// The text does not match.
+    NotMatch(String),
+}
+
+/// A class of requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Workload {
+    /// Name for logs and metrics.
+    pub name: String,
+    /// Accountable team, for the access log.
+    pub owner: String,
+    /// What it may do when no answer passed.
+    pub risk: Risk,
+    /// How sensitive its data is: steps whose tier is not cleared for it are skipped at run time too.
+    pub data_class: DataClass,
+    /// Aliases: values of the request's `model`. Empty: any.
+    pub models: Vec<String>,
+    /// Headers that must be present with these values, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Clients, any of them. Empty: any.
+    pub clients: Vec<String>,
+    /// Whether the workload has no `match` at all and is reached only as the default.
+    pub only_by_default: bool,
+    /// Name of the path.
+    pub path: String,
+}
+
+impl RoutingTable {
+    /// The table as JSON text: what the ConfigMap holds.
+    ///
+    /// # Panics
+    /// Never: the type has no map with keys that are not strings and no float that is not finite.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Secrets that a router must have mounted, sorted and without repeats.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let clients = self.clients.iter().flatten().map(|c| c.api_key.name.clone());
+        let tiers = self.tiers.values().filter_map(|t| match &t.backend {
+            Backend::Url { credential: Some(secret), .. } => Some(secret.name.clone()),
+            _ => None,
+        });
+        let mut names: Vec<String> = clients.chain(tiers).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Name of a table's content: the first 16 hexadecimal digits of the SHA-256 of its text.
+#[must_use]
+pub fn hash(json: &str) -> String {
+    Sha256::digest(json.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
