@@ -4,4 +4,5 @@
 
 pub mod observe;
 pub mod plan;
+pub mod status;
 pub mod validate;

@@ -1,0 +1,139 @@
+//! What is known of each engine, as data: a new engine is a row, not a branch.
+
+use crate::api::model_tier::EngineName;
+
+/// How to run one engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Engine {
+    /// Published image, pinned. `None`: the spec must name one.
+    pub image: Option<&'static str>,
+    /// Command, where the image's entrypoint cannot be relied on.
+    pub command: &'static [&'static str],
+    /// Arguments, with [`Value`]s in their places.
+    pub args: &'static [Arg],
+    /// Environment: what makes the engine run with a read-only root, an unnamed user and no network.
+    pub env: &'static [(&'static str, &'static str)],
+    /// Port of the OpenAI-compatible server.
+    pub port: u16,
+    /// Path that answers 200 once the model is loaded. `None`: the port accepts connections.
+    pub health: Option<&'static str>,
+    /// Longest time to load a model, in seconds.
+    pub startup_seconds: i32,
+    /// Whether worker processes share memory through /dev/shm.
+    pub shared_memory: bool,
+}
+
+/// One or two arguments.
+#[derive(Clone, Copy, Debug)]
+pub enum Arg {
+    /// As it is.
+    Literal(&'static str),
+    /// A value of the spec, without a flag.
+    Positional(Value),
+    /// A flag and a value of the spec; left out when the spec has none.
+    Flag(&'static str, Value),
+}
+
+/// A value of the spec.
+#[derive(Clone, Copy, Debug)]
+pub enum Value {
+    /// Path of the model in the container.
+    ModelPath,
+    /// Name under which the model is served.
+    ModelName,
+    /// Port.
+    Port,
+    /// Context window of one request, in tokens.
+    ContextTokens,
+    /// Context window of one request times the requests worked on at a time, in tokens.
+    TotalContextTokens,
+    /// Requests worked on at a time, where declared.
+    Concurrency,
+}
+
+/// Environment of engines that cache below the home folder and ask for the user's name.
+const HOME: (&str, &str) = ("HOME", "/cache");
+const USER: (&str, &str) = ("USER", "smallfirst");
+const OFFLINE: (&str, &str) = ("HF_HUB_OFFLINE", "1");
+
+const VLLM: Engine = Engine {
+    image: Some("docker.io/vllm/vllm-openai:v0.11.0"),
+    command: &["vllm", "serve"],
+    args: &[
+        Arg::Positional(Value::ModelPath),
+        Arg::Flag("--served-model-name", Value::ModelName),
+        Arg::Literal("--host"),
+        Arg::Literal("0.0.0.0"),
+        Arg::Flag("--port", Value::Port),
+        Arg::Flag("--max-model-len", Value::ContextTokens),
+        Arg::Flag("--max-num-seqs", Value::Concurrency),
+    ],
+    env: &[HOME, USER, OFFLINE],
+    port: 8000,
+    health: Some("/health"),
+    startup_seconds: 1800,
+    shared_memory: true,
+};
+
+const SGLANG: Engine = Engine {
+    image: Some("docker.io/lmsysorg/sglang:v0.5.3"),
+    command: &["python3", "-m", "sglang.launch_server"],
+    args: &[
+        Arg::Flag("--model-path", Value::ModelPath),
+        Arg::Flag("--served-model-name", Value::ModelName),
+        Arg::Literal("--host"),
+        Arg::Literal("0.0.0.0"),
+        Arg::Flag("--port", Value::Port),
+        Arg::Flag("--context-length", Value::ContextTokens),
+        Arg::Flag("--max-running-requests", Value::Concurrency),
+    ],
+    env: &[HOME, USER, OFFLINE],
+    port: 30000,
+    health: Some("/health"),
+    startup_seconds: 1800,
+    shared_memory: true,
+};
+
+const LLAMA_CPP: Engine = Engine {
+    image: Some("ghcr.io/ggml-org/llama.cpp:server-b6700"),
+    // The image's entrypoint is the server.
+    command: &[],
+    args: &[
+        Arg::Flag("--model", Value::ModelPath),
+        Arg::Flag("--alias", Value::ModelName),
+        Arg::Literal("--host"),
+        Arg::Literal("0.0.0.0"),
+        Arg::Flag("--port", Value::Port),
+        // The context is split evenly over the parallel slots.
+        Arg::Flag("--ctx-size", Value::TotalContextTokens),
+        Arg::Flag("--parallel", Value::Concurrency),
+    ],
+    env: &[HOME],
+    port: 8080,
+    health: Some("/health"),
+    startup_seconds: 600,
+    shared_memory: false,
+};
+
+/// The spec's args say how; they may use `$(MODEL_PATH)`, `$(MODEL_NAME)` and `$(PORT)`.
+const CUSTOM: Engine = Engine {
+    image: None,
+    command: &[],
+    args: &[],
+    env: &[HOME],
+    port: 8080,
+    health: None,
+    startup_seconds: 1800,
+    shared_memory: true,
+};
+
+/// What is known of an engine.
+#[must_use]
+pub const fn of(name: EngineName) -> &'static Engine {
+    match name {
+        EngineName::Vllm => &VLLM,
+        EngineName::SgLang => &SGLANG,
+        EngineName::LlamaCpp => &LLAMA_CPP,
+        EngineName::Custom => &CUSTOM,
+    }
+}

@@ -1,1 +1,0 @@
-//! Pure: a resource and what it refers to -> a validated form, or a terminal reason.

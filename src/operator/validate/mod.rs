@@ -1,0 +1,62 @@
+//! Pure: a resource and what it refers to -> what it compiles to, or everything that is wrong with it.
+//!
+//! Parse, don't validate: what comes out is the resource's part of the routing table, so that nothing
+//! downstream parses a decimal or a duration again. All problems of an object are collected, because
+//! a person who mends one at a time needs as many rounds as there are problems.
+//!
+//! Three outcomes: `Ok` without `unresolved` (in force), `Ok` with `unresolved` (in force but for the parts
+//! that wait for another object), `Err` (not in force: the last good table keeps serving).
+
+mod path;
+mod policy;
+mod problems;
+mod template;
+mod tier;
+
+pub use path::path;
+pub use policy::policy;
+pub use template::problems as template_problems;
+pub use tier::tier;
+
+use crate::api::conditions::{REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND};
+
+/// Why a resource, or a part of it, is not in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// Condition that says so: Accepted or ResolvedRefs.
+    pub condition: &'static str,
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// Every problem, each with its field, for people.
+    pub message: String,
+}
+
+/// What has to happen before it can work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Another object must appear or become accepted; a watch tells when.
+    Waiting,
+    /// A person must change the object.
+    Terminal,
+}
+
+impl Invalid {
+    /// Whether waiting can help.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self.reason {
+            REASON_REF_NOT_FOUND | REASON_REF_NOT_ACCEPTED => Class::Waiting,
+            _ => Class::Terminal,
+        }
+    }
+}
+
+/// What a resource compiles to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Valid<T> {
+    /// The resource's part of the routing table.
+    pub value: T,
+    /// Parts that were left out because what they refer to is missing or not accepted (`ResolvedRefs=False`).
+    pub unresolved: Option<Invalid>,
+}

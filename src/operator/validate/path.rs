@@ -1,0 +1,305 @@
+//! An EscalationPath -> its entry in the routing table.
+
+use std::collections::BTreeMap;
+
+use super::problems::{Problems, names};
+use super::{Invalid, Valid, tier};
+use crate::api::EscalationPath;
+use crate::api::conditions::{
+    ACCEPTED, REASON_CLASS_ORDER, REASON_GATE_UNSATISFIABLE, REASON_INVALID, REASON_REF_NOT_ACCEPTED,
+    REASON_REF_NOT_FOUND, RESOLVED_REFS,
+};
+use crate::api::escalation_path::{self as api, Entry};
+use crate::api::model_tier::Capability;
+use crate::api::types::{Duration, LocalRef, ModelClass};
+use crate::operator::observe::Observed;
+use crate::routing::table::{self, Gate};
+
+/// Tiers that steps can resolve to, with their entries in the table.
+pub(super) type Tiers = BTreeMap<String, table::Tier>;
+
+/// The tiers of a namespace that are in force. One that became invalid keeps the entry that it has in `last`.
+pub(super) fn tiers_in_force(observed: &Observed, last: Option<&table::RoutingTable>) -> Tiers {
+    let entry = |name: &String, found| match tier(found) {
+        Ok(valid) => Some(valid.value),
+        Err(_) => last.and_then(|table| table.tiers.get(name)).cloned(),
+    };
+    observed.tiers.iter().filter_map(|(name, found)| Some((name.clone(), entry(name, found)?))).collect()
+}
+
+/// The path's entry in the routing table, as far as its tiers are there. Steps without a tier are left out.
+///
+/// # Errors
+/// When a field of the spec is wrong, or a step goes to a lower class, or a gate can never pass.
+pub fn path(path: &EscalationPath, observed: &Observed) -> Result<Valid<table::Path>, Invalid> {
+    resolve(path, observed, &tiers_in_force(observed, None))
+}
+
+/// [`path`] over tiers that are already known.
+pub(super) fn resolve(
+    path: &EscalationPath,
+    observed: &Observed,
+    tiers: &Tiers,
+) -> Result<Valid<table::Path>, Invalid> {
+    let mut problems = Problems::default();
+    let mut waiting = Problems::default();
+    let spec = &path.spec;
+    if spec.steps.is_empty() {
+        problems.add(REASON_INVALID, "spec.steps", "at least one step is needed");
+    }
+    if spec.steps.first().is_some_and(|step| step.entry != Entry::Always) {
+        problems.add(REASON_INVALID, "spec.steps[0].entry", "the first step must be entered Always");
+    }
+    let mut steps: Vec<table::Step> = Vec::new();
+    // Class that the last step entered Always can answer with.
+    let mut before: Option<(ModelClass, &str)> = None;
+    for (i, step) in spec.steps.iter().enumerate() {
+        let field = format!("spec.steps[{i}]");
+        if spec.steps[..i].iter().any(|other| other.name == step.name) {
+            problems.add(REASON_INVALID, format!("{field}.name"), format!("{:?} is used twice", step.name));
+        }
+        let resolved = resolve_step(&mut problems, &mut waiting, &field, step, observed, tiers);
+        let compiled = compile_step(&mut problems, &field, step, resolved, tiers);
+        let Some(class) = compiled.tiers.iter().filter_map(|name| tiers.get(name)).map(|t| t.class).min() else {
+            continue;
+        };
+        if step.entry == Entry::Always {
+            if let Some((higher, name)) = before.filter(|(higher, _)| class < *higher) {
+                problems.add(
+                    REASON_CLASS_ORDER,
+                    &field,
+                    format!(
+                        "step {:?} has class {class}, lower than {higher} of step {name:?} before it; put it first \
+                         or give it entry: FailoverOnly",
+                        step.name
+                    ),
+                );
+            }
+            before = Some((class, &step.name));
+        }
+        steps.push(compiled);
+    }
+    let mut failover_on = spec.failover.on.clone();
+    failover_on.sort_unstable();
+    failover_on.dedup();
+    let value = table::Path {
+        steps,
+        deadline_ms: positive(&mut problems, "spec.deadline", &spec.deadline),
+        failover_on,
+        direction: spec.failover.direction,
+        on_exhausted: spec.on_exhausted,
+    };
+    problems.into_result(ACCEPTED, Valid { value, unresolved: waiting.into_invalid(RESOLVED_REFS) })
+}
+
+/// The path of a workload that uses one tier: that tier, with a step's and a path's defaults.
+pub(super) fn single(tier: &str) -> table::Path {
+    let failover = api::Failover::default();
+    let mut failover_on = failover.on;
+    failover_on.sort_unstable();
+    table::Path {
+        steps: vec![table::Step {
+            name: tier.to_owned(),
+            tiers: vec![tier.to_owned()],
+            entry: Entry::Always,
+            timeout_ms: 60_000,
+            attempts: 2,
+            accept: Vec::new(),
+        }],
+        deadline_ms: 120_000,
+        failover_on,
+        direction: failover.direction,
+        on_exhausted: api::OnExhausted::default(),
+    }
+}
+
+/// Names of the tiers of a step, in the order in which they are asked.
+fn resolve_step(
+    problems: &mut Problems,
+    waiting: &mut Problems,
+    field: &str,
+    step: &api::Step,
+    observed: &Observed,
+    tiers: &Tiers,
+) -> Vec<String> {
+    match (&step.tier_ref, step.class) {
+        (Some(reference), None) => {
+            resolve_tier(waiting, &format!("{field}.tierRef.name"), reference, observed, tiers).into_iter().collect()
+        }
+        (None, Some(class)) => {
+            let mut found: Vec<(&String, &table::Tier)> = tiers.iter().filter(|(_, t)| t.class == class).collect();
+            // Cheapest first; the name decides between equals, so that every table has the same order.
+            found.sort_by_key(|(name, tier)| (tier.input_price.saturating_add(tier.output_price), *name));
+            if found.is_empty() {
+                let problem = format!("no accepted ModelTier has class {class}");
+                waiting.add(REASON_REF_NOT_FOUND, format!("{field}.class"), problem);
+            }
+            found.into_iter().map(|(name, _)| name.clone()).collect()
+        }
+        _ => {
+            problems.add(REASON_INVALID, field, "exactly one of tierRef and class must be set");
+            Vec::new()
+        }
+    }
+}
+
+/// The name of a tier that is in force; otherwise says what is missing. A tier that is invalid but was in force
+/// before keeps its old entry, and is reported too.
+pub(super) fn resolve_tier(
+    waiting: &mut Problems,
+    field: &str,
+    reference: &LocalRef,
+    observed: &Observed,
+    tiers: &Tiers,
+) -> Option<String> {
+    let name = &reference.name;
+    match observed.tiers.get(name).map(|found| tier(found)) {
+        None => {
+            let problem = format!("ModelTier {name:?} does not exist; known tiers: {}", names(observed.tiers.keys()));
+            waiting.add(REASON_REF_NOT_FOUND, field, problem);
+        }
+        Some(Err(invalid)) => {
+            let problem = format!("ModelTier {name:?} is not accepted: {invalid}");
+            waiting.add(REASON_REF_NOT_ACCEPTED, field, problem);
+        }
+        Some(Ok(_)) => {}
+    }
+    tiers.contains_key(name).then(|| name.clone())
+}
+
+fn compile_step(
+    problems: &mut Problems,
+    field: &str,
+    step: &api::Step,
+    mut resolved: Vec<String>,
+    tiers: &Tiers,
+) -> table::Step {
+    let mut accept = Vec::new();
+    for (j, gate) in step.accept.iter().enumerate() {
+        accept.extend(compile_gate(problems, &format!("{field}.accept[{j}]"), gate));
+        if gate.confidence.is_none() || resolved.is_empty() {
+            continue;
+        }
+        // Of a class, tiers that can give the evidence serve the step; one that can is enough.
+        let able = |name: &String| tiers.get(name).is_some_and(|t| t.capabilities.contains(&Capability::Logprobs));
+        if resolved.iter().any(able) {
+            resolved.retain(able);
+        } else {
+            problems.add(
+                REASON_GATE_UNSATISFIABLE,
+                format!("{field}.accept[{j}].confidence"),
+                format!(
+                    "step {:?} asks for a confidence that ModelTier {:?} cannot give: its \
+                     spec.model.capabilities lacks Logprobs",
+                    step.name,
+                    resolved.join(", ")
+                ),
+            );
+        }
+    }
+    let attempts = u32::try_from(step.attempts).ok().filter(|a| (1..=10).contains(a)).unwrap_or_else(|| {
+        problems.add(REASON_INVALID, format!("{field}.attempts"), format!("{} must be 1 to 10", step.attempts));
+        1
+    });
+    table::Step {
+        name: step.name.clone(),
+        tiers: resolved,
+        entry: step.entry,
+        timeout_ms: positive(problems, &format!("{field}.timeout"), &step.timeout),
+        attempts,
+        accept,
+    }
+}
+
+/// A duration in milliseconds that is not zero: a bound of zero would refuse everything.
+fn positive(problems: &mut Problems, field: &str, duration: &Duration) -> u64 {
+    match duration.millis() {
+        Ok(0) => {
+            problems.add(REASON_INVALID, field, "must be more than zero");
+            0
+        }
+        parsed => problems.parsed(field, parsed),
+    }
+}
+
+fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Option<Gate> {
+    let api::Gate { finish_reason, json_schema, confidence, grounded, matches, not_match } = gate;
+    let regex = |problems: &mut Problems, kind: &str, gate: &api::RegexGate| {
+        if let Err(error) = regex::RegexBuilder::new(&gate.regex).size_limit(REGEX_BYTES).build() {
+            problems.add(REASON_INVALID, format!("{field}.{kind}.regex"), one_line(&error.to_string()));
+        }
+        gate.regex.clone()
+    };
+    let compiled: Vec<Gate> = [
+        finish_reason.as_ref().map(|reasons| Gate::FinishReason(reasons.clone())),
+        json_schema.as_ref().map(|gate| compile_schema(problems, field, gate)),
+        confidence.as_ref().map(|gate| compile_confidence(problems, field, gate)),
+        grounded.as_ref().map(|gate| compile_grounded(problems, field, gate)),
+        matches.as_ref().map(|gate| Gate::Match(regex(problems, "match", gate))),
+        not_match.as_ref().map(|gate| Gate::NotMatch(regex(problems, "notMatch", gate))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match <[Gate; 1]>::try_from(compiled) {
+        Ok([gate]) => Some(gate),
+        Err(_) => {
+            let problem =
+                "exactly one of finishReason, jsonSchema, confidence, grounded, match and notMatch must be set";
+            problems.add(REASON_INVALID, field, problem);
+            None
+        }
+    }
+}
+
+/// Largest compiled regular expression, in bytes.
+const REGEX_BYTES: usize = 1 << 20;
+
+/// Errors of the regex crate draw pictures; a condition's message is one line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn compile_schema(problems: &mut Problems, field: &str, gate: &api::JsonSchemaGate) -> Gate {
+    let field = format!("{field}.jsonSchema");
+    if gate.from_request.is_some() == gate.inline.is_some() {
+        problems.add(REASON_INVALID, &field, "exactly one of fromRequest and inline must be set");
+    }
+    if let Some(text) = &gate.inline {
+        let field = format!("{field}.inline");
+        match serde_json::from_str::<serde_json::Value>(text) {
+            Err(error) => problems.add(REASON_INVALID, field, format!("not JSON: {error}")),
+            Ok(schema) => {
+                if let Err(error) = jsonschema::validator_for(&schema) {
+                    problems.add(REASON_INVALID, field, format!("not a JSON schema: {error}"));
+                }
+            }
+        }
+    }
+    Gate::JsonSchema { inline: gate.inline.clone() }
+}
+
+fn compile_confidence(problems: &mut Problems, field: &str, gate: &api::ConfidenceGate) -> Gate {
+    let field = format!("{field}.confidence");
+    let needs_quantile = gate.measure == api::ConfidenceMeasure::LogprobQuantile;
+    if needs_quantile != gate.quantile.is_some() {
+        let problem = "must be set with measure LogprobQuantile, and only with it";
+        problems.add(REASON_INVALID, format!("{field}.quantile"), problem);
+    }
+    Gate::Confidence {
+        measure: gate.measure,
+        quantile: gate.quantile.as_ref().map(|q| problems.parsed(format!("{field}.quantile"), q.value())),
+        scope: gate.scope,
+        at_least: problems.parsed(format!("{field}.atLeast"), gate.at_least.value()),
+    }
+}
+
+fn compile_grounded(problems: &mut Problems, field: &str, gate: &api::GroundedGate) -> Gate {
+    for (k, pointer) in gate.pointers.iter().enumerate() {
+        if !pointer.is_empty() && !pointer.starts_with('/') {
+            let problem = format!("{pointer:?} is not a JSON pointer: it must be empty or start with \"/\"");
+            problems.add(REASON_INVALID, format!("{field}.grounded.pointers[{k}]"), problem);
+        }
+    }
+    Gate::Grounded { pointers: gate.pointers.clone(), normalize: gate.normalize }
+}

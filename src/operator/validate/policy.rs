@@ -1,0 +1,258 @@
+//! A RoutingPolicy -> the routing table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
+use super::problems::{Problems, names};
+use super::{Invalid, Valid, tier::child_names};
+use crate::api::RoutingPolicy;
+use crate::api::conditions::{
+    ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
+};
+use crate::api::escalation_path::Entry;
+use crate::api::routing_policy::{self as api, RoutingPolicySpec};
+use crate::operator::observe::Observed;
+use crate::routing::table::{self, Path, RoutingTable};
+
+/// Name of the client when anyone may ask.
+const ANONYMOUS: &str = "anonymous";
+
+/// The policy's routing table, without the steps whose tiers are missing.
+///
+/// # Errors
+/// When a field of the spec is wrong, when a path is missing or not accepted, or when no step of a workload's
+/// path may see its data. The last good table then keeps serving.
+pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<RoutingTable>, Invalid> {
+    let name = policy.metadata.name.clone().unwrap_or_default();
+    let spec = &policy.spec;
+    let mut problems = Problems::default();
+    child_names(&mut problems, Some(&name));
+    if !(1..=100).contains(&spec.router.replicas) {
+        problems.add(REASON_INVALID, "spec.router.replicas", format!("{} must be 1 to 100", spec.router.replicas));
+    }
+    let clients = clients(&mut problems, spec);
+    let mut routes = Routes {
+        observed,
+        tiers: tiers_in_force(observed, observed.tables.get(&name).map(AsRef::as_ref)),
+        paths: BTreeMap::new(),
+        broken: Problems::default(),
+        waiting: Problems::default(),
+        incomplete: BTreeSet::new(),
+    };
+    let workloads = spec.workloads.iter().enumerate();
+    let workloads = workloads.map(|(i, workload)| routes.workload(&mut problems, spec, i, workload)).collect();
+    let default_workload = default_workload(&mut problems, spec);
+    let Routes { tiers, paths, broken, waiting, .. } = routes;
+    // A policy that is wrong in itself comes before what it waits for: a person must act on it.
+    problems.into_result(ACCEPTED, ())?;
+    broken.into_result(RESOLVED_REFS, ())?;
+    let table = RoutingTable {
+        format_version: table::FORMAT_VERSION,
+        namespace: observed.namespace.clone(),
+        policy: name,
+        currency: spec.currency.clone(),
+        clients,
+        tiers: used(tiers, &paths),
+        paths,
+        workloads,
+        default_workload,
+        access_log: spec.access_log.format,
+    };
+    Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
+}
+
+/// Only the tiers that a path uses, and those that clients may name.
+fn used(mut tiers: Tiers, paths: &BTreeMap<String, Path>) -> Tiers {
+    let used: BTreeSet<&String> = paths.values().flat_map(|p| &p.steps).flat_map(|s| &s.tiers).collect();
+    tiers.retain(|name, tier| tier.public || used.contains(name));
+    tiers
+}
+
+fn clients(problems: &mut Problems, spec: &RoutingPolicySpec) -> Option<Vec<table::Client>> {
+    if spec.clients.is_some() == spec.anonymous.is_some() {
+        problems.add(REASON_INVALID, "spec", "exactly one of clients and anonymous must be set");
+    }
+    let clients = spec.clients.as_ref()?;
+    for (i, client) in clients.iter().enumerate() {
+        if clients[..i].iter().any(|other| other.name == client.name) {
+            let problem = format!("{:?} is used twice", client.name);
+            problems.add(REASON_INVALID, format!("spec.clients[{i}].name"), problem);
+        }
+        for (j, name) in client.workloads.iter().flatten().enumerate() {
+            if !spec.workloads.iter().any(|w| w.name == *name) {
+                let known = names(spec.workloads.iter().map(|w| &w.name));
+                let problem = format!("there is no workload {name:?}; known workloads: {known}");
+                problems.add(REASON_INVALID, format!("spec.clients[{i}].workloads[{j}]"), problem);
+            }
+        }
+    }
+    let compiled = clients.iter().map(|client| table::Client {
+        name: client.name.clone(),
+        api_key: client.api_key.secret_key_ref.clone(),
+        workloads: client.workloads.clone(),
+    });
+    Some(compiled.collect())
+}
+
+fn default_workload(problems: &mut Problems, spec: &RoutingPolicySpec) -> Option<String> {
+    let default = &spec.default;
+    if default.workload.is_some() == default.reject.is_some() {
+        problems.add(REASON_INVALID, "spec.default", "exactly one of workload and reject must be set");
+    }
+    let name = default.workload.as_ref()?;
+    if !spec.workloads.iter().any(|w| w.name == *name) {
+        let known = names(spec.workloads.iter().map(|w| &w.name));
+        let problem = format!("there is no workload {name:?}; known workloads: {known}");
+        problems.add(REASON_INVALID, "spec.default.workload", problem);
+    }
+    Some(name.clone())
+}
+
+/// Paths of the workloads, as they are resolved.
+struct Routes<'a> {
+    observed: &'a Observed,
+    tiers: Tiers,
+    paths: BTreeMap<String, Path>,
+    /// References without which there is no table.
+    broken: Problems,
+    /// References without which a step is left out.
+    waiting: Problems,
+    /// Paths of which a step was left out.
+    incomplete: BTreeSet<String>,
+}
+
+impl Routes<'_> {
+    fn workload(
+        &mut self,
+        problems: &mut Problems,
+        spec: &RoutingPolicySpec,
+        i: usize,
+        workload: &api::Workload,
+    ) -> table::Workload {
+        let field = format!("spec.workloads[{i}]");
+        if spec.workloads[..i].iter().any(|other| other.name == workload.name) {
+            problems.add(REASON_INVALID, format!("{field}.name"), format!("{:?} is used twice", workload.name));
+        }
+        if workload.matches.is_none() && spec.default.workload.as_ref() != Some(&workload.name) {
+            let problem = "must be set, or the workload named by spec.default.workload: no request could reach it";
+            problems.add(REASON_INVALID, format!("{field}.match"), problem);
+        }
+        let path = match (&workload.path_ref, &workload.tier_ref) {
+            (Some(reference), None) => self.path(&format!("{field}.pathRef.name"), &reference.name),
+            (None, Some(reference)) => {
+                let field = format!("{field}.tierRef.name");
+                let path = format!("tier/{}", reference.name);
+                let resolved = resolve_tier(&mut self.waiting, &field, reference, self.observed, &self.tiers);
+                let mut entry = single(&reference.name);
+                if resolved.is_none() {
+                    entry.steps.clear();
+                    self.incomplete.insert(path.clone());
+                }
+                self.paths.insert(path.clone(), entry);
+                path
+            }
+            _ => {
+                problems.add(REASON_INVALID, &field, "exactly one of pathRef and tierRef must be set");
+                String::new()
+            }
+        };
+        self.check_data_class(problems, &field, workload, &path);
+        let empty = api::Match::default();
+        let matches = workload.matches.as_ref().unwrap_or(&empty);
+        check_clients(problems, &field, spec, matches);
+        table::Workload {
+            name: workload.name.clone(),
+            owner: workload.owner.clone(),
+            risk: workload.risk,
+            data_class: workload.data_class,
+            models: matches.models.clone(),
+            headers: headers(problems, &field, matches),
+            clients: matches.clients.clone(),
+            only_by_default: workload.matches.is_none(),
+            path,
+        }
+    }
+
+    /// Resolves a path and gives its name.
+    fn path(&mut self, field: &str, name: &str) -> String {
+        let Some(found) = self.observed.paths.get(name) else {
+            let known = names(self.observed.paths.keys());
+            let problem = format!("EscalationPath {name:?} does not exist; known paths: {known}");
+            self.broken.add(REASON_REF_NOT_FOUND, field, problem);
+            return name.to_owned();
+        };
+        if self.paths.contains_key(name) {
+            return name.to_owned();
+        }
+        match resolve(found, self.observed, &self.tiers) {
+            Ok(valid) => {
+                if let Some(invalid) = valid.unresolved {
+                    self.waiting.add(invalid.reason, format!("{field}: EscalationPath {name:?}"), invalid.message);
+                    self.incomplete.insert(name.to_owned());
+                }
+                self.paths.insert(name.to_owned(), valid.value);
+            }
+            Err(invalid) => {
+                let problem = format!("EscalationPath {name:?} is not accepted: {invalid}");
+                self.broken.add(REASON_REF_NOT_ACCEPTED, field, problem);
+            }
+        }
+        name.to_owned()
+    }
+
+    /// Some step that requests always reach must be cleared for the workload's data. Steps that are left out
+    /// for now may be: that is not yet known.
+    fn check_data_class(&self, problems: &mut Problems, field: &str, workload: &api::Workload, path: &str) {
+        let Some(entry) = self.paths.get(path).filter(|_| !self.incomplete.contains(path)) else { return };
+        let reached = entry.steps.iter().filter(|step| step.entry == Entry::Always).flat_map(|step| &step.tiers);
+        let mut seen = Vec::new();
+        for (name, tier) in reached.filter_map(|name| self.tiers.get_key_value(name)) {
+            if tier.data_class >= workload.data_class {
+                return;
+            }
+            seen.push(format!("{name} ({})", tier.data_class));
+        }
+        seen.dedup();
+        problems.add(
+            REASON_DATA_CLASS,
+            format!("{field}.dataClass"),
+            format!(
+                "no tier of workload {:?} may see {} data: {}",
+                workload.name,
+                workload.data_class,
+                seen.join(", ")
+            ),
+        );
+    }
+}
+
+fn check_clients(problems: &mut Problems, field: &str, spec: &RoutingPolicySpec, matches: &api::Match) {
+    for (j, name) in matches.clients.iter().enumerate() {
+        let known = match &spec.clients {
+            Some(clients) => clients.iter().any(|client| client.name == *name),
+            None => name == ANONYMOUS,
+        };
+        if !known {
+            let known = names(spec.clients.iter().flatten().map(|client| &client.name));
+            let problem = format!("there is no client {name:?}; known clients: {known}");
+            problems.add(REASON_INVALID, format!("{field}.match.clients[{j}]"), problem);
+        }
+    }
+}
+
+/// Headers with their names in lower case, as HTTP/2 has them.
+fn headers(problems: &mut Problems, field: &str, matches: &api::Match) -> Vec<(String, String)> {
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (j, header) in matches.headers.iter().enumerate() {
+        let name = header.name.to_ascii_lowercase();
+        let field = format!("{field}.match.headers[{j}].name");
+        if name.starts_with("x-smallfirst-") {
+            problems.add(REASON_INVALID, &field, "headers that start with x-smallfirst- are the router's own");
+        }
+        if headers.iter().any(|(other, _)| *other == name) {
+            problems.add(REASON_INVALID, &field, format!("{name:?} is used twice"));
+        }
+        headers.push((name, header.value.clone()));
+    }
+    headers
+}
