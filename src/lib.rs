@@ -13,5 +13,6 @@
 
 pub mod api;
 pub mod operator;
+pub mod router;
 pub mod routing;
 pub mod yaml;

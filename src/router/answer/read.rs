@@ -1,0 +1,221 @@
+//! From JSON to [`Answer`], whole or in chunks.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::tokens::{self, TokenList};
+use super::{Answer, AnswerError, Choice, Usage};
+use crate::api::escalation_path::FinishReason;
+
+/// A completion (`message`) or a chunk (`delta`): the shapes are the same.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<ChoiceIn<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ChoiceIn<'a> {
+    #[serde(default)]
+    index: usize,
+    #[serde(borrow, default, alias = "delta")]
+    message: Option<Message<'a>>,
+    #[serde(default, deserialize_with = "finish_reason")]
+    finish_reason: Ended,
+    #[serde(borrow, default)]
+    logprobs: Option<Logprobs<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    content: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    refusal: Option<Text<'a>>,
+    #[serde(default)]
+    tool_calls: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    function_call: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Logprobs<'a> {
+    #[serde(borrow, default)]
+    content: Option<TokenList<'a>>,
+}
+
+/// serde borrows a bare `Cow`, but not one inside an `Option`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// `finish_reason` of a choice or chunk.
+#[derive(Clone, Copy, Default)]
+enum Ended {
+    /// Not yet.
+    #[default]
+    No,
+    /// For this reason, `None` if it is not one of OpenAI's.
+    Yes(Option<FinishReason>),
+}
+
+fn finish_reason<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ended, D::Error> {
+    let reason = Option::<Text<'de>>::deserialize(deserializer)?;
+    Ok(reason.map_or(Ended::No, |reason| {
+        Ended::Yes(match reason.0.as_ref() {
+            "stop" => Some(FinishReason::Stop),
+            "length" => Some(FinishReason::Length),
+            "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
+            "content_filter" => Some(FinishReason::ContentFilter),
+            _ => None,
+        })
+    }))
+}
+
+/// `usage`, leniently: an answer is not lost because of how it was counted.
+#[derive(Deserialize)]
+struct UsageIn {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+    #[serde(default)]
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+fn usage(raw: &RawValue) -> Option<Usage> {
+    let usage = serde_json::from_str::<Option<UsageIn>>(raw.get()).ok()??;
+    Some(Usage {
+        prompt: usage.prompt_tokens,
+        cached: usage.prompt_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0).min(usage.prompt_tokens),
+        completion: usage.completion_tokens,
+    })
+}
+
+/// Choices that an upstream may return; `n` is bounded by the same number.
+const MAX_CHOICES: usize = 128;
+
+/// Assembles an answer.
+#[derive(Default)]
+pub(super) struct Reader {
+    parts: Vec<Part>,
+    usage: Option<Usage>,
+}
+
+/// A choice in the making.
+#[derive(Default)]
+struct Part {
+    choice: Choice,
+    ended: bool,
+    /// Whether anything was said of it at all: indices may come in any order.
+    seen: bool,
+    tokens: Option<tokens::Builder>,
+}
+
+/// Reads a whole completion.
+pub(super) fn completion(body: &str) -> Result<Answer, AnswerError> {
+    let mut reader = Reader::default();
+    if !reader.add(body)? {
+        return Err(AnswerError::Malformed("a choice without a message"));
+    }
+    // A server that leaves finish_reason out of a whole answer has still ended it.
+    for part in &mut reader.parts {
+        part.ended = true;
+    }
+    reader.finish()
+}
+
+impl Reader {
+    /// Reads one chunk.
+    pub(super) fn chunk(&mut self, body: &str) -> Result<(), AnswerError> {
+        self.add(body).map(|_| ())
+    }
+
+    /// Adds a body; false if one of its choices has no message.
+    fn add(&mut self, body: &str) -> Result<bool, AnswerError> {
+        let body: Body<'_> = serde_json::from_str(body)
+            .map_err(|e| AnswerError::Malformed(if e.is_data() { "JSON of another shape" } else { "not JSON" }))?;
+        if body.error.is_some() {
+            return Err(AnswerError::UpstreamError);
+        }
+        let Some(choices) = body.choices else { return Err(AnswerError::Malformed("no choices")) };
+        if let Some(raw) = body.usage {
+            self.usage = usage(raw).or(self.usage);
+        }
+        let mut complete = true;
+        for choice in choices {
+            if choice.index >= MAX_CHOICES {
+                return Err(AnswerError::Malformed("too many choices"));
+            }
+            if self.parts.len() <= choice.index {
+                self.parts.resize_with(choice.index + 1, Part::default);
+            }
+            if let Some(part) = self.parts.get_mut(choice.index) {
+                complete &= part.add(choice);
+            }
+        }
+        Ok(complete)
+    }
+
+    pub(super) fn finish(self) -> Result<Answer, AnswerError> {
+        let choices = self.parts.into_iter().map(Part::finish).collect::<Result<Vec<_>, _>>()?;
+        if choices.is_empty() {
+            return Err(AnswerError::Malformed("no choices"));
+        }
+        Ok(Answer { choices, usage: self.usage })
+    }
+}
+
+impl Part {
+    fn add(&mut self, from: ChoiceIn<'_>) -> bool {
+        self.seen = true;
+        let complete = from.message.is_some();
+        if let Some(message) = from.message {
+            if let Some(text) = message.content {
+                push(&mut self.choice.content, text.0);
+            }
+            if let Some(text) = message.refusal {
+                self.choice.refusal.get_or_insert_default().push_str(&text.0);
+            }
+            let calls = message.tool_calls.is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();
+            self.choice.has_tool_calls |= calls;
+        }
+        if let Ended::Yes(reason) = from.finish_reason {
+            self.ended = true;
+            self.choice.finish_reason = reason;
+        }
+        if let Some(list) = from.logprobs.and_then(|l| l.content) {
+            self.tokens.get_or_insert_default().extend(list);
+        }
+        complete
+    }
+
+    fn finish(mut self) -> Result<Choice, AnswerError> {
+        if !self.seen {
+            return Err(AnswerError::Malformed("a choice is missing"));
+        }
+        if !self.ended {
+            return Err(AnswerError::Malformed("the stream ended without a finish_reason"));
+        }
+        // An empty list is what some engines send for no log probabilities at all.
+        self.choice.tokens = self.tokens.map(|t| t.align(&self.choice.content)).filter(|t| !t.list.is_empty());
+        Ok(self.choice)
+    }
+}
+
+/// Appends, without a copy where nothing was there before and the piece is owned.
+fn push(to: &mut String, piece: Cow<'_, str>) {
+    if to.is_empty() { *to = piece.into_owned() } else { to.push_str(&piece) }
+}

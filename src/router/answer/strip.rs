@@ -1,0 +1,124 @@
+//! Takes out of a reply what the router had injected into the request.
+//!
+//! | injected | taken out |
+//! | --- | --- |
+//! | `logprobs` | `choices[].logprobs` becomes null, as in a reply to a request that did not ask |
+//! | a larger `top_logprobs` | each `top_logprobs` is cut to the client's length |
+//! | `stream_options.include_usage` | chunks with usage and an empty `choices`, which break clients that index `[0]` |
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::super::body::{Inject, Peek};
+use super::super::splice::Splice;
+
+/// What to take out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strip {
+    /// The client did not ask for log probabilities.
+    pub logprobs: bool,
+    /// The client asked for log probabilities, but for no more than so many alternatives.
+    pub top_logprobs: Option<u8>,
+    /// The client did not ask for the usage chunk.
+    pub usage_chunk: bool,
+}
+
+impl Strip {
+    /// What an injection obliges to.
+    #[must_use]
+    pub fn of(client: &Peek<'_>, inject: Inject) -> Self {
+        let asked = client.top_logprobs.unwrap_or(0);
+        let more = inject.logprobs.is_some_and(|top| top.max(1) > asked);
+        Self {
+            logprobs: inject.logprobs.is_some() && !client.logprobs,
+            top_logprobs: (client.logprobs && more).then_some(asked),
+            usage_chunk: inject.include_usage && !client.include_usage,
+        }
+    }
+
+    const fn edits(self) -> bool {
+        self.logprobs || self.top_logprobs.is_some()
+    }
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    choices: Option<Vec<Choice<'a>>>,
+    #[serde(default)]
+    usage: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    logprobs: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Logprobs<'a> {
+    #[serde(borrow, default)]
+    content: Option<Vec<Token<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Token<'a> {
+    #[serde(borrow, default)]
+    top_logprobs: Option<&'a RawValue>,
+}
+
+/// The completion without what was injected. One that can't be read is returned as it is: only what
+/// [`Answer`](super::Answer) has read gets here.
+#[must_use]
+pub fn strip_completion(body: &Bytes, strip: Strip) -> Bytes {
+    if !strip.edits() {
+        return body.clone();
+    }
+    read(body).map_or_else(|| body.clone(), |(text, parsed)| edited(body, text, &parsed, strip))
+}
+
+/// The payloads of a stream without what was injected.
+#[must_use]
+pub fn strip_frames<'a>(payloads: impl IntoIterator<Item = &'a Bytes>, strip: Strip) -> Vec<Bytes> {
+    let payloads = payloads.into_iter();
+    if !strip.edits() && !strip.usage_chunk {
+        return payloads.cloned().collect();
+    }
+    let stripped = payloads.filter_map(|payload| {
+        let Some((text, parsed)) = read(payload) else { return Some(payload.clone()) };
+        let usage_only = parsed.usage.is_some() && parsed.choices.as_ref().is_some_and(Vec::is_empty);
+        (!(strip.usage_chunk && usage_only)).then(|| edited(payload, text, &parsed, strip))
+    });
+    stripped.collect()
+}
+
+fn read(body: &Bytes) -> Option<(&str, Body<'_>)> {
+    let text = std::str::from_utf8(body).ok()?;
+    Some((text, serde_json::from_str(text).ok()?))
+}
+
+fn edited<'a>(body: &'a Bytes, text: &'a str, parsed: &Body<'a>, strip: Strip) -> Bytes {
+    let mut splice = Splice::new(text);
+    for raw in parsed.choices.iter().flatten().filter_map(|choice| choice.logprobs) {
+        if strip.logprobs {
+            splice.replace(raw.get(), "null");
+        } else if let Some(most) = strip.top_logprobs {
+            let tokens = serde_json::from_str::<Logprobs<'_>>(raw.get()).ok().and_then(|l| l.content);
+            for list in tokens.iter().flatten().filter_map(|token| token.top_logprobs) {
+                cut(&mut splice, list, usize::from(most));
+            }
+        }
+    }
+    if splice.is_empty() { body.clone() } else { splice.apply() }
+}
+
+/// Cuts a list to its first `most` entries. Providers list the likeliest first.
+fn cut<'a>(splice: &mut Splice<'a>, list: &'a RawValue, most: usize) {
+    let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(list.get()) else { return };
+    if entries.len() > most {
+        let kept: Vec<&str> = entries.iter().take(most).map(|entry| entry.get()).collect();
+        splice.replace(list.get(), format!("[{}]", kept.join(",")));
+    }
+}

@@ -1,0 +1,222 @@
+//! Gates: whether an answer is good enough to be the answer.
+//!
+//! ```text
+//! table::Gate --compile--> CompiledGate      when a table is loaded
+//! [CompiledGate] + RequestContext + Answer --judge--> Judgement
+//! ```
+//! Gates run cheapest first and stop at the first failure. Missing evidence fails: a gate that cannot see what it must
+//! look at does not vouch for it. Of an answer with several choices every choice must pass.
+//!
+//! `jsonSchema` is *required*: an answer that fails it is never returned. So it is judged even when a gate before it
+//! failed, because the answer may become the best one there is.
+//!
+//! A verdict's detail never quotes the answer: it goes into logs.
+
+mod confidence;
+mod context;
+mod finish_reason;
+mod grounded;
+mod json_schema;
+mod leaves;
+mod text_match;
+
+use std::borrow::Cow;
+
+use crate::router::answer::{Answer, Choice};
+use crate::routing::table::Gate;
+
+pub use context::RequestContext;
+pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
+
+use context::Content;
+
+/// A gate, ready to judge.
+#[derive(Debug)]
+pub struct CompiledGate(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    FinishReason(finish_reason::FinishReasonGate),
+    Match(text_match::TextMatch),
+    Confidence(confidence::Confidence),
+    Grounded(grounded::Grounded),
+    JsonSchema(json_schema::JsonSchemaGate),
+}
+
+/// What one gate found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// Name of the gate: `finishReason`, `jsonSchema`, `confidence`, `grounded`, `match`, `notMatch`.
+    pub gate: &'static str,
+    /// Whether the answer passed.
+    pub passed: bool,
+    /// What was measured, for gates that measure; of several choices the lowest.
+    pub score: Option<f64>,
+    /// Why it failed, empty if it passed. Never a part of the answer.
+    pub detail: Cow<'static, str>,
+}
+
+/// What all gates found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// Every gate passed.
+    pub accepted: bool,
+    /// The gates that were judged, in the order in which they were.
+    pub verdicts: Vec<Verdict>,
+    /// Whether the answer may be returned for want of a better one: no required gate failed.
+    pub returnable: bool,
+    /// Number of verdicts that passed.
+    pub passed_count: usize,
+}
+
+/// What a gate says of one choice: its score if it has one, and why it fails if it does.
+struct Finding {
+    score: Option<f64>,
+    failure: Option<Cow<'static, str>>,
+}
+
+impl Finding {
+    const PASS: Self = Self { score: None, failure: None };
+
+    fn fail(why: impl Into<Cow<'static, str>>) -> Self {
+        Self { score: None, failure: Some(why.into()) }
+    }
+
+    fn pass_if(passes: bool, why: &'static str) -> Self {
+        if passes { Self::PASS } else { Self::fail(why) }
+    }
+}
+
+impl CompiledGate {
+    /// Compiles a gate of a table.
+    ///
+    /// # Errors
+    /// A regular expression or a schema that is wrong or too large; the text says which and why.
+    pub fn compile(gate: &Gate) -> Result<Self, String> {
+        Ok(Self(match gate {
+            Gate::FinishReason(reasons) => Kind::FinishReason(finish_reason::FinishReasonGate(reasons.clone())),
+            Gate::JsonSchema { inline } => Kind::JsonSchema(json_schema::JsonSchemaGate::compile(inline.as_deref())?),
+            Gate::Confidence { measure, quantile, scope, at_least } => {
+                Kind::Confidence(confidence::Confidence::compile(*measure, *quantile, *scope, *at_least)?)
+            }
+            Gate::Grounded { pointers, normalize } => {
+                Kind::Grounded(grounded::Grounded { pointers: pointers.clone(), normalize: *normalize })
+            }
+            Gate::Match(regex) => Kind::Match(text_match::TextMatch::compile(regex, true)?),
+            Gate::NotMatch(regex) => Kind::Match(text_match::TextMatch::compile(regex, false)?),
+        }))
+    }
+
+    /// Name of the gate as in the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match &self.0 {
+            Kind::FinishReason(_) => "finishReason",
+            Kind::Match(gate) if gate.wanted => "match",
+            Kind::Match(_) => "notMatch",
+            Kind::Confidence(_) => "confidence",
+            Kind::Grounded(_) => "grounded",
+            Kind::JsonSchema(_) => "jsonSchema",
+        }
+    }
+
+    /// Alternatives per token that must be asked for, if the gate looks at log probabilities.
+    #[must_use]
+    pub const fn needs_logprobs(&self) -> Option<u8> {
+        match &self.0 {
+            Kind::Confidence(gate) => Some(gate.alternatives()),
+            _ => None,
+        }
+    }
+
+    /// Whether the gate judges by the schema of the request: then
+    /// [`validate_request_schema`] must be asked before the request is sent anywhere.
+    #[must_use]
+    pub const fn needs_request_schema(&self) -> bool {
+        matches!(&self.0, Kind::JsonSchema(gate) if gate.is_of_request())
+    }
+
+    /// Rank in the order of judging, cheapest first: sorted by this when a table is loaded, and stable, so that gates
+    /// of one kind stay in the order of the manifest.
+    #[must_use]
+    pub const fn cost(&self) -> u8 {
+        match &self.0 {
+            Kind::FinishReason(_) => 0,
+            Kind::Confidence(_) => 1,
+            Kind::Match(_) => 2,
+            Kind::JsonSchema(_) => 3,
+            Kind::Grounded(_) => 4,
+        }
+    }
+
+    /// Whether an answer that fails this gate is never returned.
+    #[must_use]
+    pub const fn required(&self) -> bool {
+        matches!(self.0, Kind::JsonSchema(_))
+    }
+
+    fn verdict(&self, request: &RequestContext<'_>, answer: &Answer, contents: &[Content<'_>]) -> Verdict {
+        let mut verdict = Verdict { gate: self.name(), passed: true, score: None, detail: Cow::Borrowed("") };
+        for (choice, content) in answer.choices.iter().zip(contents) {
+            let finding = self.finding(request, answer, choice, content);
+            verdict.score = match (verdict.score, finding.score) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            if let Some(why) = finding.failure {
+                verdict.passed = false;
+                verdict.detail = why;
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn finding(
+        &self,
+        request: &RequestContext<'_>,
+        answer: &Answer,
+        choice: &Choice,
+        content: &Content<'_>,
+    ) -> Finding {
+        match &self.0 {
+            Kind::FinishReason(gate) => gate.judge(request, answer.usage, choice),
+            Kind::Match(gate) => gate.judge(choice),
+            Kind::Confidence(gate) => gate.judge(choice),
+            Kind::Grounded(gate) => gate.judge(request, content),
+            Kind::JsonSchema(gate) => gate.judge(request, choice, content),
+        }
+    }
+}
+
+/// Compiles the gates of a step, in the order in which they are judged.
+///
+/// # Errors
+/// As for [`CompiledGate::compile`], for the first gate that is wrong.
+pub fn compile_all(gates: &[Gate]) -> Result<Vec<CompiledGate>, String> {
+    let mut compiled = gates.iter().map(CompiledGate::compile).collect::<Result<Vec<_>, _>>()?;
+    compiled.sort_by_key(CompiledGate::cost);
+    Ok(compiled)
+}
+
+/// Judges an answer by gates in the order of [`compile_all`]. No gates: accepted.
+#[must_use]
+pub fn judge(gates: &[CompiledGate], request: &RequestContext<'_>, answer: &Answer) -> Judgement {
+    let mut judgement =
+        Judgement { accepted: true, verdicts: Vec::with_capacity(gates.len()), returnable: true, passed_count: 0 };
+    let contents: Vec<Content<'_>> = answer.choices.iter().map(|choice| Content::new(&choice.content)).collect();
+    for gate in gates {
+        if !judgement.accepted && !gate.required() {
+            continue;
+        }
+        let verdict = gate.verdict(request, answer, &contents);
+        judgement.accepted &= verdict.passed;
+        judgement.returnable &= verdict.passed || !gate.required();
+        judgement.passed_count += usize::from(verdict.passed);
+        judgement.verdicts.push(verdict);
+    }
+    judgement
+}
+
+#[cfg(test)]
+mod tests;

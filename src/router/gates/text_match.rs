@@ -1,0 +1,30 @@
+//! `match` and `notMatch`: a regular expression is found, or is not found, in what the client would read.
+//!
+//! The engine runs in time linear to the text; the size limit bounds what a table can make it hold.
+
+use regex::{Regex, RegexBuilder};
+
+use super::Finding;
+use crate::router::answer::Choice;
+
+/// Bound on a compiled expression, in bytes.
+const SIZE_LIMIT: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct TextMatch {
+    regex: Regex,
+    pub(super) wanted: bool,
+}
+
+impl TextMatch {
+    pub(super) fn compile(regex: &str, wanted: bool) -> Result<Self, String> {
+        let name = if wanted { "match" } else { "notMatch" };
+        let built = RegexBuilder::new(regex).size_limit(SIZE_LIMIT).dfa_size_limit(SIZE_LIMIT).build();
+        built.map(|regex| Self { regex, wanted }).map_err(|e| format!("{name}: {e}"))
+    }
+
+    pub(super) fn judge(&self, choice: &Choice) -> Finding {
+        let found = self.regex.is_match(choice.text());
+        Finding::pass_if(found == self.wanted, if found { "the text matches" } else { "the text does not match" })
+    }
+}
