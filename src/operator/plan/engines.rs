@@ -9,10 +9,12 @@ pub struct Engine {
     pub image: Option<&'static str>,
     /// Command, where the image's entrypoint cannot be relied on.
     pub command: &'static [&'static str],
-    /// Arguments, with [`Value`]s in their places.
+    /// Arguments, with values of the spec in their places.
     pub args: &'static [Arg],
     /// Environment: what makes the engine run with a read-only root, an unnamed user and no network.
     pub env: &'static [(&'static str, &'static str)],
+    /// Environment with values of the spec, for args that the spec gives: `$(MODEL_PATH)`.
+    pub value_env: &'static [(&'static str, Value)],
     /// Port of the OpenAI-compatible server.
     pub port: u16,
     /// Path that answers 200 once the model is loaded. `None`: the port accepts connections.
@@ -57,7 +59,7 @@ const USER: (&str, &str) = ("USER", "smallfirst");
 const OFFLINE: (&str, &str) = ("HF_HUB_OFFLINE", "1");
 
 const VLLM: Engine = Engine {
-    image: Some("docker.io/vllm/vllm-openai:v0.11.0"),
+    image: Some("docker.io/vllm/vllm-openai:v0.18.0"),
     command: &["vllm", "serve"],
     args: &[
         Arg::Positional(Value::ModelPath),
@@ -69,6 +71,7 @@ const VLLM: Engine = Engine {
         Arg::Flag("--max-num-seqs", Value::Concurrency),
     ],
     env: &[HOME, USER, OFFLINE],
+    value_env: &[],
     port: 8000,
     health: Some("/health"),
     startup_seconds: 1800,
@@ -76,7 +79,7 @@ const VLLM: Engine = Engine {
 };
 
 const SGLANG: Engine = Engine {
-    image: Some("docker.io/lmsysorg/sglang:v0.5.3"),
+    image: Some("docker.io/lmsysorg/sglang:v0.5.18"),
     command: &["python3", "-m", "sglang.launch_server"],
     args: &[
         Arg::Flag("--model-path", Value::ModelPath),
@@ -88,6 +91,7 @@ const SGLANG: Engine = Engine {
         Arg::Flag("--max-running-requests", Value::Concurrency),
     ],
     env: &[HOME, USER, OFFLINE],
+    value_env: &[],
     port: 30000,
     health: Some("/health"),
     startup_seconds: 1800,
@@ -95,7 +99,7 @@ const SGLANG: Engine = Engine {
 };
 
 const LLAMA_CPP: Engine = Engine {
-    image: Some("ghcr.io/ggml-org/llama.cpp:server-b6700"),
+    image: Some("ghcr.io/ggml-org/llama.cpp:server-b10290"),
     // The image's entrypoint is the server.
     command: &[],
     args: &[
@@ -109,6 +113,7 @@ const LLAMA_CPP: Engine = Engine {
         Arg::Flag("--parallel", Value::Concurrency),
     ],
     env: &[HOME],
+    value_env: &[],
     port: 8080,
     health: Some("/health"),
     startup_seconds: 600,
@@ -121,6 +126,7 @@ const CUSTOM: Engine = Engine {
     command: &[],
     args: &[],
     env: &[HOME],
+    value_env: &[("MODEL_PATH", Value::ModelPath), ("MODEL_NAME", Value::ModelName), ("PORT", Value::Port)],
     port: 8080,
     health: None,
     startup_seconds: 1800,

@@ -3,6 +3,7 @@
 //! Same input, same bytes: no client, no clock, no randomness, ordered maps only. Fields that others may own
 //! (autoscalers, admission, users with their own field manager) are left out, never written as null.
 
+mod common;
 pub mod engines;
 mod labels;
 mod merge;

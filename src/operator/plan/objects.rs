@@ -16,8 +16,8 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// The apply configuration of a typed object. Nulls and empty objects are left out, so that no field is
-    /// owned without a value; `{}` where Kubernetes gives it a meaning is what the caller must not rely on.
+    /// The apply configuration of a typed object: absent fields are left out, so that no field is owned without
+    /// a value.
     #[must_use]
     pub fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
         Self {

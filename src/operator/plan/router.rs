@@ -1,26 +1,238 @@
-//! The children of a policy.
+//! The children of a policy: its table and the routers that execute it.
+//!
+//! The pod template depends on the policy's `router` and on the *names* of the Secrets, never on the content of
+//! the table: a new rule is read by running routers, only a new Secret name rolls them.
 
-use super::{Invalid, PolicyPlan, Settings};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SecretVolumeSource, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::labels::{Owner, POLICY, TABLE_HASH};
+use super::{Invalid, PolicyPlan, Settings, common};
 use crate::api::RoutingPolicy;
-use crate::routing::table::{self, RoutingTable};
+use crate::api::conditions::{ACCEPTED, REASON_INVALID};
+use crate::routing::table::{self, CONFIG_MAP_KEY, RoutingTable, SECRETS_DIR};
+
+/// Folder in which a router keeps the last good table over restarts of its container.
+const STATE_DIR: &str = "/var/lib/smallfirst";
+/// Port of the Service.
+const SERVICE_PORT: i32 = 80;
+/// Port of requests.
+const TRAFFIC_PORT: i32 = 8080;
+/// Port of health, metrics and the table in force.
+const ADMIN_PORT: i32 = 9090;
+/// Largest table, in bytes: the API server holds at most 1 MiB a ConfigMap, with its metadata.
+const LARGEST_TABLE: usize = 1_000_000;
 
 pub(super) fn plan(
-    _policy: &RoutingPolicy,
+    policy: &RoutingPolicy,
     table: &RoutingTable,
     unresolved: Option<Invalid>,
-    _settings: &Settings,
+    settings: &Settings,
 ) -> Result<PolicyPlan, Invalid> {
     let json = table.to_json();
+    if json.len() > LARGEST_TABLE {
+        return Err(Invalid {
+            condition: ACCEPTED,
+            reason: REASON_INVALID,
+            message: format!(
+                "spec.workloads: the routing table has {} bytes, more than {LARGEST_TABLE}; split the policy, or \
+                 shorten inline schemas of its paths",
+                json.len()
+            ),
+        });
+    }
+    let owner = Owner::new(policy, POLICY, "router");
+    let name = format!("{}-router", owner.name());
+    let table_name = format!("{}-table", owner.name());
+    let hash = table::hash(&json);
     Ok(PolicyPlan {
-        table: Default::default(),
-        service_account: Default::default(),
-        role: Default::default(),
-        role_binding: Default::default(),
-        network_policy: Default::default(),
-        service: Default::default(),
-        disruption_budget: Default::default(),
-        deployment: Default::default(),
-        table_hash: table::hash(&json),
+        role: role(&owner, &name, &table_name),
+        role_binding: role_binding(&owner, &name),
+        service_account: common::service_account(&owner, &name),
+        network_policy: common::network_policy(
+            &owner,
+            &name,
+            vec![
+                common::Ingress { port: "http", pods: None, monitoring: false },
+                common::Ingress { port: "admin", pods: None, monitoring: true },
+            ],
+        ),
+        service: common::service(&owner, &name, SERVICE_PORT),
+        disruption_budget: common::disruption_budget(&owner, &name),
+        deployment: deployment(policy, &table.secrets(), settings, &owner, &name),
+        table: config_map(&owner, table_name, json, &hash),
+        table_hash: hash,
         unresolved,
     })
+}
+
+fn config_map(owner: &Owner<'_>, name: String, json: String, hash: &str) -> ConfigMap {
+    ConfigMap {
+        metadata: ObjectMeta {
+            annotations: Some([(TABLE_HASH.to_owned(), hash.to_owned())].into()),
+            ..owner.meta(name)
+        },
+        data: Some([(CONFIG_MAP_KEY.to_owned(), json)].into()),
+        ..ConfigMap::default()
+    }
+}
+
+fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
+    let rule = |group: &str, resource: &str, verbs: &[&str], names: Option<Vec<String>>| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        resource_names: names,
+        verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
+        ..PolicyRule::default()
+    };
+    let read = ["get", "list", "watch"];
+    Role {
+        metadata: owner.meta(name.to_owned()),
+        rules: Some(vec![
+            rule("", "configmaps", &read, Some(vec![table.to_owned()])),
+            rule("discovery.k8s.io", "endpointslices", &read, None),
+            rule("events.k8s.io", "events", &["create"], None),
+        ]),
+    }
+}
+
+fn role_binding(owner: &Owner<'_>, name: &str) -> RoleBinding {
+    RoleBinding {
+        metadata: owner.meta(name.to_owned()),
+        role_ref: RoleRef { api_group: "rbac.authorization.k8s.io".into(), kind: "Role".into(), name: name.to_owned() },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".into(),
+            name: name.to_owned(),
+            namespace: Some(owner.namespace().to_owned()),
+            api_group: None,
+        }]),
+    }
+}
+
+fn deployment(
+    policy: &RoutingPolicy,
+    secrets: &[String],
+    settings: &Settings,
+    owner: &Owner<'_>,
+    name: &str,
+) -> Deployment {
+    Deployment {
+        metadata: owner.meta(name.to_owned()),
+        spec: Some(DeploymentSpec {
+            replicas: Some(policy.spec.router.replicas),
+            selector: selector(owner),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(owner.labels()), ..ObjectMeta::default() }),
+                spec: Some(PodSpec {
+                    containers: vec![container(policy, secrets, settings, owner)],
+                    volumes: Some(volumes(secrets)),
+                    // Soft: a small cluster still gets all its routers.
+                    topology_spread_constraints: Some(
+                        ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+                            .map(|key| TopologySpreadConstraint {
+                                max_skew: 1,
+                                topology_key: key.into(),
+                                when_unsatisfiable: "ScheduleAnyway".into(),
+                                label_selector: Some(selector(owner)),
+                                ..TopologySpreadConstraint::default()
+                            })
+                            .into(),
+                    ),
+                    ..common::pod(name, true)
+                }),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+fn selector(owner: &Owner<'_>) -> LabelSelector {
+    LabelSelector { match_labels: Some(owner.selector()), ..LabelSelector::default() }
+}
+
+fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, owner: &Owner<'_>) -> Container {
+    let args = ["router", "--namespace", owner.namespace(), "--policy", owner.name(), "--state-dir", STATE_DIR];
+    let port = |name: &str, port| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port,
+        ..ContainerPort::default()
+    };
+    let mount = |name: String, path: String, read_only| VolumeMount {
+        name,
+        mount_path: path,
+        read_only,
+        ..VolumeMount::default()
+    };
+    let state = mount("state".into(), STATE_DIR.into(), None);
+    let secrets = secrets.iter().map(|s| mount(volume_name(s), format!("{SECRETS_DIR}/{s}"), Some(true)));
+    Container {
+        name: "router".into(),
+        image: Some(settings.router_image.clone()),
+        args: Some(args.map(str::to_owned).into()),
+        ports: Some(vec![port("http", TRAFFIC_PORT), port("admin", ADMIN_PORT)]),
+        resources: Some(
+            policy.spec.router.resources.as_ref().and_then(common::resources).unwrap_or_else(default_resources),
+        ),
+        readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..admin_probe("/readyz") }),
+        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..admin_probe("/healthz") }),
+        lifecycle: Some(common::sleep_before_stop()),
+        security_context: Some(common::container_security()),
+        volume_mounts: Some(std::iter::once(state).chain(secrets).collect()),
+        ..Container::default()
+    }
+}
+
+fn default_resources() -> ResourceRequirements {
+    let quantity = |name: &str, value: &str| (name.to_owned(), Quantity(value.to_owned()));
+    ResourceRequirements {
+        requests: Some([quantity("cpu", "100m"), quantity("memory", "64Mi")].into()),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn admin_probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".into()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    }
+}
+
+/// Secrets are optional: a router starts without them and says which client or tier it cannot serve.
+fn volumes(secrets: &[String]) -> Vec<Volume> {
+    let state = Volume { name: "state".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    let secrets = secrets.iter().map(|secret| Volume {
+        name: volume_name(secret),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.clone()),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(state).chain(secrets).collect()
+}
+
+/// A Secret's name may be longer than a volume's and hold dots, so its hash names the volume.
+fn volume_name(secret: &str) -> String {
+    format!("secret-{}", table::hash(secret))
 }
