@@ -26,7 +26,8 @@ pub struct Observed {
 /// How far a Deployment is. Counts are pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentState {
-    /// `metadata.generation`.
+    /// `metadata.generation`. After an apply, the one that the API server answered with, even if the cache lags
+    /// behind: otherwise the rollout before would count as this one's.
     pub generation: i64,
     /// `status.observedGeneration`.
     pub observed_generation: i64,

@@ -1,12 +1,20 @@
 //! Pure: what was observed and what came of it -> the status to write.
 //!
 //! Statuses are written seldom: a condition's time changes only when its status flips, messages do not count
-//! up, and a status that equals the stored one is not written at all.
+//! up, and a status that equals the stored one is not written at all. Making a tier of one replica costs two
+//! writes: one when its children exist, one when they are rolled out.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::observe::Observed;
+use super::observe::{DeploymentState, Observed};
 use super::validate::Invalid;
+use crate::api::conditions::{
+    ACCEPTED, AVAILABLE, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED,
+    REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY, REASON_RESOLVED, REASON_ROLLED_OUT,
+    REASON_SCALED_TO_ZERO, RESOLVED_REFS,
+};
+use crate::api::routing_policy::{RoutersStatus, TableStatus};
 use crate::api::{
     EscalationPath, EscalationPathStatus, ModelTier, ModelTierStatus, RoutingPolicy, RoutingPolicyStatus,
 };
@@ -35,29 +43,212 @@ pub struct ApplyProblem {
 
 /// The status of a tier.
 #[must_use]
-pub fn tier(tier: &ModelTier, _observed: &Observed, _outcome: &Outcome, _now: Timestamp) -> ModelTierStatus {
-    tier.status.clone().unwrap_or_default()
+pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Timestamp) -> ModelTierStatus {
+    let stored = tier.status.clone().unwrap_or_default();
+    let generation = tier.metadata.generation;
+    let name = format!("{}-pool", tier.metadata.name.as_deref().unwrap_or_default());
+    let deployment = observed.deployments.get(&name);
+    let pool = tier.spec.pool.as_ref();
+    let mut conditions = Conditions::new(&stored.conditions, generation, now);
+    conditions.set(accepted(outcome));
+    conditions.set(match pool {
+        Some(_) => available(&name, deployment),
+        None if outcome.invalid.is_some() => not_accepted(AVAILABLE),
+        None => Verdict::yes(AVAILABLE, REASON_CONFIGURED, "Routers measure whether it answers"),
+    });
+    let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
+    conditions.set(ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
+    ModelTierStatus {
+        conditions: conditions.done(),
+        observed_generation: generation,
+        replicas: pool.map(|pool| pool.replicas),
+        ready_replicas: pool.map(|_| deployment.map_or(0, |d| d.ready)),
+        data_class: Some(tier.spec.effective_data_class()),
+    }
 }
 
 /// The status of a path.
 #[must_use]
-pub fn path(path: &EscalationPath, _outcome: &Outcome, _now: Timestamp) -> EscalationPathStatus {
-    path.status.clone().unwrap_or_default()
+pub fn path(path: &EscalationPath, outcome: &Outcome, now: Timestamp) -> EscalationPathStatus {
+    let stored = path.status.clone().unwrap_or_default();
+    let generation = path.metadata.generation;
+    let mut conditions = Conditions::new(&stored.conditions, generation, now);
+    conditions.set(accepted(outcome));
+    conditions.set(resolved(outcome));
+    conditions.set(ready(outcome, None, false));
+    EscalationPathStatus {
+        conditions: conditions.done(),
+        observed_generation: generation,
+        steps: i32::try_from(path.spec.steps.len()).ok(),
+    }
 }
 
-/// The status of a policy.
+/// The status of a policy. A policy that is not in force keeps the hash of the table that still serves.
 #[must_use]
-pub fn policy(
-    policy: &RoutingPolicy,
-    _observed: &Observed,
-    _outcome: &Outcome,
-    _now: Timestamp,
-) -> RoutingPolicyStatus {
-    policy.status.clone().unwrap_or_default()
+pub fn policy(policy: &RoutingPolicy, observed: &Observed, outcome: &Outcome, now: Timestamp) -> RoutingPolicyStatus {
+    let stored = policy.status.clone().unwrap_or_default();
+    let generation = policy.metadata.generation;
+    let name = format!("{}-router", policy.metadata.name.as_deref().unwrap_or_default());
+    let deployment = observed.deployments.get(&name);
+    let replicas = policy.spec.router.replicas;
+    let mut conditions = Conditions::new(&stored.conditions, generation, now);
+    conditions.set(accepted(outcome));
+    conditions.set(resolved(outcome));
+    let rollout = Rollout { name: &name, wanted: replicas, state: deployment };
+    conditions.set(ready(outcome, Some(&rollout), conditions.was_ready(outcome)));
+    RoutingPolicyStatus {
+        conditions: conditions.done(),
+        observed_generation: generation,
+        workloads: i32::try_from(policy.spec.workloads.len()).ok(),
+        routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
+        table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
+    }
 }
 
 /// Whether the new status must be written.
 #[must_use]
 pub fn needs_write<S: PartialEq + Default>(stored: Option<&S>, new: &S) -> bool {
     stored.map_or_else(|| *new != S::default(), |stored| stored != new)
+}
+
+/// What a condition should say.
+struct Verdict {
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn yes(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { type_, status: "True", reason, message: message.into() }
+    }
+
+    fn no(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { type_, status: "False", reason, message: message.into() }
+    }
+}
+
+/// The problem of a condition, if the outcome has one.
+fn problem<'a>(outcome: &'a Outcome, condition: &str) -> Option<&'a Invalid> {
+    [&outcome.invalid, &outcome.unresolved].into_iter().flatten().find(|invalid| invalid.condition == condition)
+}
+
+fn accepted(outcome: &Outcome) -> Verdict {
+    match problem(outcome, ACCEPTED) {
+        Some(invalid) => Verdict::no(ACCEPTED, invalid.reason, &invalid.message),
+        None => Verdict::yes(ACCEPTED, REASON_ACCEPTED, "The spec is valid"),
+    }
+}
+
+fn resolved(outcome: &Outcome) -> Verdict {
+    match problem(outcome, RESOLVED_REFS) {
+        Some(invalid) => Verdict::no(RESOLVED_REFS, invalid.reason, &invalid.message),
+        None if outcome.invalid.is_some() => not_accepted(RESOLVED_REFS),
+        None => Verdict::yes(RESOLVED_REFS, REASON_RESOLVED, "Every reference is to an accepted object"),
+    }
+}
+
+/// What is not looked at while the spec is wrong.
+fn not_accepted(type_: &'static str) -> Verdict {
+    Verdict { type_, status: "Unknown", reason: REASON_NOT_ACCEPTED, message: "The spec is not accepted".to_owned() }
+}
+
+fn available(name: &str, deployment: Option<&DeploymentState>) -> Verdict {
+    match deployment.map_or(0, |d| d.ready) {
+        0 => Verdict::no(AVAILABLE, REASON_NO_READY_REPLICAS, format!("No replica of Deployment {name} is ready")),
+        // Not how many: that would be a write for every replica that comes or goes.
+        _ => Verdict::yes(AVAILABLE, REASON_REPLICAS_READY, format!("Replicas of Deployment {name} are ready")),
+    }
+}
+
+/// A Deployment that should be rolled out.
+struct Rollout<'a> {
+    name: &'a str,
+    wanted: i32,
+    state: Option<&'a DeploymentState>,
+}
+
+/// Ready: the spec is rolled out. Once it was, a replica that is lost for a while shows in Available, not here.
+fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> Verdict {
+    if let Some(invalid) = &outcome.invalid {
+        let message = format!("Not in force; what served before still serves. {}", invalid.message);
+        return Verdict::no(READY, REASON_NOT_ACCEPTED, message);
+    }
+    if let Some(problem) = &outcome.apply {
+        return Verdict::no(READY, problem.reason, &problem.message);
+    }
+    if let Some(invalid) = &outcome.unresolved {
+        return Verdict::no(READY, invalid.reason, &invalid.message);
+    }
+    let Some(Rollout { name, wanted, state }) = rollout else {
+        return Verdict::yes(READY, REASON_ROLLED_OUT, "In force");
+    };
+    let progressing = || Verdict::no(READY, REASON_PROGRESSING, format!("Deployment {name} is rolling out"));
+    let Some(state) = state else { return progressing() };
+    let current = state.observed_generation >= state.generation && state.desired == *wanted;
+    if current && let Some(message) = &state.deadline_exceeded {
+        return Verdict::no(READY, REASON_PROGRESS_DEADLINE, format!("Deployment {name}: {message}"));
+    }
+    let held = was_ready && state.updated == state.desired && state.replicas == state.desired;
+    if current && (state.rolled_out() || held) {
+        return match wanted {
+            0 => Verdict::yes(READY, REASON_SCALED_TO_ZERO, format!("Deployment {name} is scaled to zero by the spec")),
+            _ => Verdict::yes(READY, REASON_ROLLED_OUT, format!("Deployment {name} is rolled out")),
+        };
+    }
+    if current && let Some(message) = &state.replica_failure {
+        return Verdict::no(READY, REASON_PROGRESSING, format!("Deployment {name}: {message}"));
+    }
+    progressing()
+}
+
+/// The conditions of one object, in the order in which they are set.
+struct Conditions<'a> {
+    stored: &'a [Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    set: Vec<Condition>,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(stored: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Self {
+        Self { stored, generation, now, set: Vec::new() }
+    }
+
+    /// Whether this generation was rolled out before.
+    fn was_ready(&self, outcome: &Outcome) -> bool {
+        outcome.invalid.is_none()
+            && self
+                .stored
+                .iter()
+                .any(|c| c.type_ == READY && c.status == "True" && c.observed_generation == self.generation)
+    }
+
+    fn set(&mut self, verdict: Verdict) {
+        let Verdict { type_, status, reason, message } = verdict;
+        let before = self.stored.iter().find(|c| c.type_ == type_ && c.status == status);
+        self.set.push(Condition {
+            last_transition_time: before.map_or(Time(self.now), |c| c.last_transition_time.clone()),
+            message: bounded(message),
+            observed_generation: self.generation,
+            reason: reason.to_owned(),
+            status: status.to_owned(),
+            type_: type_.to_owned(),
+        });
+    }
+
+    fn done(self) -> Vec<Condition> {
+        self.set
+    }
+}
+
+/// The API allows 32,768 characters; nobody reads as many.
+fn bounded(mut message: String) -> String {
+    const LONGEST: usize = 8192;
+    if message.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
+        message.truncate(end);
+    }
+    message
 }

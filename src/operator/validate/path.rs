@@ -13,6 +13,7 @@ use crate::api::escalation_path::{self as api, Entry};
 use crate::api::model_tier::Capability;
 use crate::api::types::{Duration, LocalRef, ModelClass};
 use crate::operator::observe::Observed;
+use crate::router::gates::CompiledGate;
 use crate::routing::table::{self, Gate};
 
 /// Tiers that steps can resolve to, with their entries in the table.
@@ -224,25 +225,25 @@ fn positive(problems: &mut Problems, field: &str, duration: &Duration) -> u64 {
 
 fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Option<Gate> {
     let api::Gate { finish_reason, json_schema, confidence, grounded, matches, not_match } = gate;
-    let regex = |problems: &mut Problems, kind: &str, gate: &api::RegexGate| {
-        if let Err(error) = regex::RegexBuilder::new(&gate.regex).size_limit(REGEX_BYTES).build() {
-            problems.add(REASON_INVALID, format!("{field}.{kind}.regex"), one_line(&error.to_string()));
-        }
-        gate.regex.clone()
-    };
-    let compiled: Vec<Gate> = [
-        finish_reason.as_ref().map(|reasons| Gate::FinishReason(reasons.clone())),
-        json_schema.as_ref().map(|gate| compile_schema(problems, field, gate)),
-        confidence.as_ref().map(|gate| compile_confidence(problems, field, gate)),
-        grounded.as_ref().map(|gate| compile_grounded(problems, field, gate)),
-        matches.as_ref().map(|gate| Gate::Match(regex(problems, "match", gate))),
-        not_match.as_ref().map(|gate| Gate::NotMatch(regex(problems, "notMatch", gate))),
+    let compiled: Vec<(&str, Gate)> = [
+        finish_reason.as_ref().map(|reasons| ("finishReason", Gate::FinishReason(reasons.clone()))),
+        json_schema.as_ref().map(|gate| ("jsonSchema.inline", compile_schema(problems, field, gate))),
+        confidence.as_ref().map(|gate| ("confidence", compile_confidence(problems, field, gate))),
+        grounded.as_ref().map(|gate| ("grounded", compile_grounded(problems, field, gate))),
+        matches.as_ref().map(|gate| ("match.regex", Gate::Match(gate.regex.clone()))),
+        not_match.as_ref().map(|gate| ("notMatch.regex", Gate::NotMatch(gate.regex.clone()))),
     ]
     .into_iter()
     .flatten()
     .collect();
-    match <[Gate; 1]>::try_from(compiled) {
-        Ok([gate]) => Some(gate),
+    // As the router will, so that no table is published that a router refuses.
+    for (kind, gate) in &compiled {
+        if let Err(error) = CompiledGate::compile(gate) {
+            problems.add(REASON_INVALID, format!("{field}.{kind}"), one_line(&error));
+        }
+    }
+    match <[(&str, Gate); 1]>::try_from(compiled) {
+        Ok([(_, gate)]) => Some(gate),
         Err(_) => {
             let problem =
                 "exactly one of finishReason, jsonSchema, confidence, grounded, match and notMatch must be set";
@@ -252,29 +253,15 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
     }
 }
 
-/// Largest compiled regular expression, in bytes.
-const REGEX_BYTES: usize = 1 << 20;
-
 /// Errors of the regex crate draw pictures; a condition's message is one line.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn compile_schema(problems: &mut Problems, field: &str, gate: &api::JsonSchemaGate) -> Gate {
-    let field = format!("{field}.jsonSchema");
     if gate.from_request.is_some() == gate.inline.is_some() {
-        problems.add(REASON_INVALID, &field, "exactly one of fromRequest and inline must be set");
-    }
-    if let Some(text) = &gate.inline {
-        let field = format!("{field}.inline");
-        match serde_json::from_str::<serde_json::Value>(text) {
-            Err(error) => problems.add(REASON_INVALID, field, format!("not JSON: {error}")),
-            Ok(schema) => {
-                if let Err(error) = jsonschema::validator_for(&schema) {
-                    problems.add(REASON_INVALID, field, format!("not a JSON schema: {error}"));
-                }
-            }
-        }
+        let problem = "exactly one of fromRequest and inline must be set";
+        problems.add(REASON_INVALID, format!("{field}.jsonSchema"), problem);
     }
     Gate::JsonSchema { inline: gate.inline.clone() }
 }
