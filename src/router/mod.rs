@@ -3,6 +3,6 @@
 pub mod answer;
 pub mod body;
 pub mod gates;
+pub(crate) mod json;
 pub mod money;
-pub(crate) mod splice;
 pub mod sse;

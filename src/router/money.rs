@@ -23,7 +23,7 @@ impl Money {
     #[must_use]
     pub fn of(usage: Usage, tier: &Tier) -> Self {
         let cached = usage.cached.min(usage.prompt);
-        let times = |tokens: u64, price: u64| i128::from(tokens) * i128::from(price);
+        let times = |tokens: u64, price: u64| i128::from(tokens).saturating_mul(price.into());
         Self(
             times(usage.prompt - cached, tier.input_price)
                 .saturating_add(times(cached, tier.cached_input_price))
@@ -68,5 +68,62 @@ impl From<Money> for f64 {
     #[expect(clippy::cast_precision_loss, reason = "a metric; sums are kept as integers")]
     fn from(money: Money) -> Self {
         money.0 as Self / ONE as Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::types::{DataClass, ModelClass};
+    use crate::routing::table::Backend;
+
+    fn tier(input: u64, cached: u64, output: u64) -> Tier {
+        Tier {
+            class: ModelClass::Small,
+            data_class: DataClass::Public,
+            public: false,
+            model: "m".into(),
+            context_tokens: 1,
+            capabilities: Vec::new(),
+            input_price: input,
+            cached_input_price: cached,
+            output_price: output,
+            concurrency: None,
+            backend: Backend::Url { base_url: "http://x".into(), credential: None },
+        }
+    }
+
+    #[test]
+    fn cost_is_exact_and_cached_tokens_are_part_of_the_prompt() {
+        // 2.50, 1.25 and 10 a million.
+        let tier = tier(2_500_000_000, 1_250_000_000, 10_000_000_000);
+        let cost = Money::of(Usage { prompt: 1_000, cached: 400, completion: 10 }, &tier);
+        assert_eq!(cost, Money(600 * 2_500_000_000 + 400 * 1_250_000_000 + 10 * 10_000_000_000));
+        assert_eq!(cost.to_string(), "0.0021");
+        // A provider that says more cached than prompt tokens is not paid for it.
+        assert_eq!(Money::of(Usage { prompt: 1, cached: 9, completion: 0 }, &tier), Money(1_250_000_000));
+        let most = Usage { prompt: u64::MAX, cached: 0, completion: u64::MAX };
+        assert!(Money::of(most, &self::tier(u64::MAX, 0, u64::MAX)) > Money(0));
+    }
+
+    #[test]
+    fn display_rounds_and_trims() {
+        for (amount, shown) in [
+            (0, "0"),
+            (499_999, "0"),
+            (500_000, "0.000000001"),
+            (1_500_000, "0.000000002"),
+            (ONE, "1"),
+            (-ONE - ONE / 4, "-1.25"),
+            (-1, "0"),
+            (10 * ONE, "10"),
+            (ONE - 1, "1"),
+        ] {
+            assert_eq!(Money(amount).to_string(), shown);
+        }
+        let shown: BTreeSet<String> = [i128::MAX, i128::MIN].map(|most| Money(most).to_string()).into();
+        assert_eq!(shown.len(), 2);
     }
 }

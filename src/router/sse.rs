@@ -129,3 +129,81 @@ pub fn encode<'a>(payloads: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     }
     Bytes::from(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Events of a stream that comes in the given chunks.
+    fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Bytes>, Result<(), SseError>) {
+        let mut parser = Parser::new(1 << 20);
+        let mut events = Vec::new();
+        for chunk in chunks {
+            if let Err(error) = parser.push(chunk, &mut events) {
+                return (events, Err(error));
+            }
+        }
+        let end = parser.finish();
+        (events, end)
+    }
+
+    const STREAM: &str = "\u{feff}: welcome\r\n\r\ndata: {\"a\":1}\n\ndata:two\r\ndata: lines\r\n\r\n\
+        event: x\rid: 7\rdata\rdata:  é\r\rretry: 3\n\ndatum: no\n\ndata:\n\n\n\ndata: [DONE]\n\n";
+
+    #[test]
+    fn a_stream_cut_anywhere_gives_the_same_events() {
+        let wanted: Vec<Bytes> = ["{\"a\":1}", "two\nlines", "\n é", "", "[DONE]"].map(Bytes::from).into();
+        let bytes = STREAM.as_bytes();
+        assert_eq!(read([bytes]), (wanted.clone(), Ok(())));
+        assert_eq!(read(bytes.chunks(1)), (wanted.clone(), Ok(())));
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let chunks = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                assert_eq!(read(chunks), (wanted.clone(), Ok(())), "{first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_an_event_is_none() {
+        for cut in ["data: {\"a\"", "data: 1\n", "data: 1\r\n", "da"] {
+            assert_eq!(read([cut.as_bytes()]), (Vec::new(), Err(SseError::Truncated)), "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_event_over_the_bound_is_refused_before_it_is_held() {
+        let mut events = Vec::new();
+        for stream in ["data: 12345678901234567\n\n", "data: 12345678\ndata: 12345678\n\n", ": 12345678901234567"] {
+            let mut parser = Parser::new(15);
+            let ended = stream.as_bytes().chunks(3).try_for_each(|chunk| parser.push(chunk, &mut events));
+            assert_eq!(ended, Err(SseError::TooLarge(15)), "{stream}");
+            assert!(parser.line.len() <= 15 && parser.data.len() <= 16);
+        }
+        assert!(events.is_empty());
+        assert_eq!(Parser::new(15).push(b"data: 123456789\n\n", &mut events), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            payloads in proptest::collection::vec("[^\r]{0,20}", 0..5),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+        ) {
+            let payloads: Vec<Bytes> = payloads.into_iter().map(Bytes::from).collect();
+            let stream = encode(&payloads);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let chunks = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]);
+            prop_assert_eq!(read(chunks), (payloads, Ok(())));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..5)) {
+            let _ = read(chunks.iter().map(Vec::as_slice));
+        }
+    }
+}

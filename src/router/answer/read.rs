@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::tokens::{self, TokenList};
 use super::{Answer, AnswerError, Choice, Usage};
 use crate::api::escalation_path::FinishReason;
+use crate::router::json::Object;
 
 /// A completion (`message`) or a chunk (`delta`): the shapes are the same.
 #[derive(Deserialize)]
@@ -16,7 +17,7 @@ struct Body<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    choices: Option<Vec<ChoiceIn<'a>>>,
+    choices: Option<Vec<Object<ChoiceIn<'a>>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
 }
@@ -26,11 +27,11 @@ struct ChoiceIn<'a> {
     #[serde(default)]
     index: usize,
     #[serde(borrow, default, alias = "delta")]
-    message: Option<Message<'a>>,
+    message: Option<Object<Message<'a>>>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Ended,
     #[serde(borrow, default)]
-    logprobs: Option<Logprobs<'a>>,
+    logprobs: Option<Object<Logprobs<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -145,7 +146,7 @@ impl Reader {
 
     /// Adds a body; false if one of its choices has no message.
     fn add(&mut self, body: &str) -> Result<bool, AnswerError> {
-        let body: Body<'_> = serde_json::from_str(body)
+        let Object(body): Object<Body<'_>> = serde_json::from_str(body)
             .map_err(|e| AnswerError::Malformed(if e.is_data() { "JSON of another shape" } else { "not JSON" }))?;
         if body.error.is_some() {
             return Err(AnswerError::UpstreamError);
@@ -155,7 +156,7 @@ impl Reader {
             self.usage = usage(raw).or(self.usage);
         }
         let mut complete = true;
-        for choice in choices {
+        for Object(choice) in choices {
             if choice.index >= MAX_CHOICES {
                 return Err(AnswerError::Malformed("too many choices"));
             }
@@ -182,7 +183,7 @@ impl Part {
     fn add(&mut self, from: ChoiceIn<'_>) -> bool {
         self.seen = true;
         let complete = from.message.is_some();
-        if let Some(message) = from.message {
+        if let Some(Object(message)) = from.message {
             if let Some(text) = message.content {
                 push(&mut self.choice.content, text.0);
             }
@@ -196,7 +197,7 @@ impl Part {
             self.ended = true;
             self.choice.finish_reason = reason;
         }
-        if let Some(list) = from.logprobs.and_then(|l| l.content) {
+        if let Some(list) = from.logprobs.and_then(|l| l.0.content) {
             self.tokens.get_or_insert_default().extend(list);
         }
         complete

@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::super::body::{Inject, Peek};
-use super::super::splice::Splice;
+use super::super::json::Splice;
 
 /// What to take out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

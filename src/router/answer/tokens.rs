@@ -12,11 +12,12 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Token, Tokens};
+use crate::router::json::Object;
 
 /// `logprobs.content`.
 #[derive(Deserialize)]
 #[serde(transparent)]
-pub(super) struct TokenList<'a>(#[serde(borrow)] Vec<TokenIn<'a>>);
+pub(super) struct TokenList<'a>(#[serde(borrow)] Vec<Object<TokenIn<'a>>>);
 
 #[derive(Deserialize)]
 struct TokenIn<'a> {
@@ -57,7 +58,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Best<'a> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut best = Best::default();
-                while let Some(other) = seq.next_element::<Alternative<'de>>()? {
+                while let Some(Object(other)) = seq.next_element::<Object<Alternative<'de>>>()? {
                     best.offer(other);
                 }
                 Ok(best)
@@ -95,7 +96,7 @@ pub(super) struct Builder {
 impl Builder {
     pub(super) fn extend(&mut self, list: TokenList<'_>) {
         self.list.reserve(list.0.len());
-        for token in list.0 {
+        for Object(token) in list.0 {
             let start = self.bytes.len();
             if !token.bytes.is_some_and(|raw| append(&mut self.bytes, raw.get())) {
                 self.bytes.truncate(start);

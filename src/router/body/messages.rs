@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{BodyError, string};
+use super::BodyError;
+use super::fields::string;
+use crate::router::json::Object;
 
 /// What is known of the messages.
 #[derive(Debug, Default)]
@@ -38,8 +40,8 @@ impl<'a> Messages<'a> {
         Ok(())
     }
 
-    fn add_parts(&mut self, parts: &[Part<'_>]) {
-        for part in parts {
+    fn add_parts(&mut self, parts: &[Object<Part<'_>>]) {
+        for Object(part) in parts {
             match part.text {
                 Some(text) => self.text_bytes += text.get().len(),
                 None => self.other_parts += 1,
@@ -66,7 +68,7 @@ impl<'a> Messages<'a> {
         };
         for content in self.contents.iter().flatten() {
             match parts(content) {
-                Some(parts) => parts.iter().filter_map(|part| part.text).for_each(&mut push),
+                Some(parts) => parts.iter().filter_map(|part| part.0.text).for_each(&mut push),
                 None => push(content),
             }
         }
@@ -94,7 +96,7 @@ struct Part<'a> {
     text: Option<&'a RawValue>,
 }
 
-fn parts(content: &RawValue) -> Option<Vec<Part<'_>>> {
+fn parts(content: &RawValue) -> Option<Vec<Object<Part<'_>>>> {
     content.get().starts_with('[').then(|| serde_json::from_str(content.get()).ok())?
 }
 
@@ -120,8 +122,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut messages = Messages::default();
-        while let Some(message) = seq.next_element::<Message<'de>>()? {
-            if let Err((field, must)) = messages.add(&message) {
+        while let Some(message) = seq.next_element::<Object<Message<'de>>>()? {
+            if let Err((field, must)) = messages.add(&message.0) {
                 let at = messages.count();
                 *self.fault = Some(BodyError::new(format!("messages[{at}]{field}"), must));
                 return Err(A::Error::custom("wrong message"));

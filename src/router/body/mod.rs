@@ -7,6 +7,7 @@
 //! we read must appear once: with two, the upstream could act on the one that we did not judge by. Unknown fields are
 //! skipped without recursion, so that deep nesting costs no stack.
 
+mod fields;
 mod messages;
 mod rewrite;
 
@@ -16,6 +17,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use fields::{flag, integer, list, present, response_format, stream_options, string};
 use messages::Messages;
 pub use rewrite::Inject;
 
@@ -172,8 +174,8 @@ impl Peek<'_> {
     /// frame, and 1,000 for each part that is not text (an image in high detail). Exact counts come from `usage`.
     #[must_use]
     pub fn input_tokens_estimate(&self) -> u64 {
-        let raw = [TOOLS, FUNCTIONS, RESPONSE_FORMAT].into_iter().filter_map(|field| self.slots[field]);
-        let bytes = self.messages.text_bytes + raw.map(|r| r.get().len()).sum::<usize>();
+        let raw = [TOOLS, FUNCTIONS, RESPONSE_FORMAT].into_iter().filter_map(|field| present(&self.slots, field));
+        let bytes = self.messages.text_bytes + raw.map(str::len).sum::<usize>();
         let frames = 4 * self.messages.count() + 1_000 * self.messages.other_parts;
         u64::try_from(bytes.div_ceil(4) + frames).unwrap_or(u64::MAX)
     }
@@ -258,90 +260,6 @@ impl Visitor<'_> for Key {
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
         Ok(self.0.iter().position(|name| *name == key))
-    }
-}
-
-/// A string, borrowed unless it has escapes; `None` if it is no string or its escapes are wrong.
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str(raw.get()).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
-}
-
-fn present<'a>(slots: &Slots<'a>, field: usize) -> Option<&'a str> {
-    slots.get(field).copied().flatten().map(RawValue::get).filter(|raw| *raw != "null")
-}
-
-fn wrong(field: usize, must: impl Into<Cow<'static, str>>) -> BodyError {
-    BodyError::new(FIELDS.get(field).copied().unwrap_or_default(), must)
-}
-
-fn flag(slots: &Slots<'_>, field: usize) -> Result<bool, BodyError> {
-    match present(slots, field) {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(_) => Err(wrong(field, "must be true or false")),
-    }
-}
-
-fn integer(slots: &Slots<'_>, field: usize, least: u64, most: u64) -> Result<Option<u64>, BodyError> {
-    let Some(raw) = present(slots, field) else { return Ok(None) };
-    let value = raw.parse::<u64>().ok().filter(|v| (least..=most).contains(v));
-    value.map(Some).ok_or_else(|| match most {
-        u64::MAX => wrong(field, format!("must be an integer of at least {least}")),
-        _ => wrong(field, format!("must be an integer from {least} to {most}")),
-    })
-}
-
-/// Whether a list is there and not empty.
-fn list(slots: &Slots<'_>, field: usize) -> Result<bool, BodyError> {
-    match present(slots, field) {
-        None => Ok(false),
-        Some(raw) => match raw.strip_prefix('[') {
-            Some(inside) => Ok(!inside.trim_start().starts_with(']')),
-            None => Err(wrong(field, "must be a list")),
-        },
-    }
-}
-
-/// `stream_options`, as far as it is read.
-#[derive(Default, serde::Deserialize)]
-struct StreamOptions<'a> {
-    #[serde(borrow, default)]
-    include_usage: Option<&'a RawValue>,
-}
-
-fn stream_options(raw: Option<&RawValue>) -> Result<StreamOptions<'_>, BodyError> {
-    let raw = raw.map_or("null", RawValue::get);
-    let options = serde_json::from_str::<Option<StreamOptions<'_>>>(raw);
-    options.map(Option::unwrap_or_default).map_err(|_| wrong(STREAM_OPTIONS, "must be an object"))
-}
-
-#[derive(serde::Deserialize)]
-struct Format<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: &'a RawValue,
-    #[serde(borrow, default)]
-    json_schema: Option<Schema<'a>>,
-}
-
-#[derive(serde::Deserialize)]
-struct Schema<'a> {
-    #[serde(borrow, default)]
-    schema: Option<&'a RawValue>,
-}
-
-fn response_format(raw: Option<&RawValue>) -> Result<(ResponseFormat, Option<&RawValue>), BodyError> {
-    let raw = raw.map_or("null", RawValue::get);
-    let must = "must be an object with a type, and with json_schema for the type json_schema";
-    let format = serde_json::from_str::<Option<Format<'_>>>(raw).map_err(|_| wrong(RESPONSE_FORMAT, must))?;
-    let Some(format) = format else { return Ok((ResponseFormat::Text, None)) };
-    match string(format.kind).ok_or_else(|| wrong(RESPONSE_FORMAT, must))?.as_ref() {
-        "json_object" => Ok((ResponseFormat::JsonObject, None)),
-        "json_schema" => {
-            let schema = format.json_schema.ok_or_else(|| wrong(RESPONSE_FORMAT, must))?;
-            Ok((ResponseFormat::JsonSchema, schema.schema))
-        }
-        _ => Ok((ResponseFormat::Text, None)),
     }
 }
 

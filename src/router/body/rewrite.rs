@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{LOGPROBS, MODEL, Peek, STREAM, STREAM_OPTIONS, TOP_LOGPROBS, stream_options};
-use crate::router::splice::Splice;
+use super::fields::{StreamOptions, stream_options};
+use super::{LOGPROBS, MODEL, Peek, STREAM, STREAM_OPTIONS, TOP_LOGPROBS};
+use crate::router::json::Splice;
 
 /// What the upstream must be asked for beyond what the client wrote. What is injected here is removed again from the
 /// reply by [`Strip`](crate::router::answer::Strip).
@@ -61,7 +62,7 @@ impl Peek<'_> {
 
     fn set_include_usage(&self, splice: &mut Splice<'_>) {
         match (self.slots[STREAM_OPTIONS], stream_options(self.slots[STREAM_OPTIONS])) {
-            (_, Ok(super::StreamOptions { include_usage: Some(raw) })) => splice.replace(raw.get(), "true"),
+            (_, Ok(StreamOptions { include_usage: Some(raw) })) => splice.replace(raw.get(), "true"),
             (Some(options), _) if options.get() != "null" => {
                 splice.insert_member(options.get(), r#""include_usage":true"#)
             }

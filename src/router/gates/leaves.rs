@@ -15,7 +15,7 @@ pub(super) fn json_span(content: &str) -> Range<usize> {
         .strip_prefix("```")
         .and_then(|fenced| fenced.split_once('\n'))
         .map_or(trimmed, |(_, body)| body.rfind("```").map_or(body, |end| &body[..end]).trim());
-    crate::router::splice::span(content, inner)
+    crate::router::json::span(content, inner)
 }
 
 /// Byte ranges, in the content, of the leaf values of its JSON in order: strings without their quotes, numbers,

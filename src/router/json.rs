@@ -1,12 +1,36 @@
-//! Edits of JSON text by byte spans: what is not edited is copied as it stands.
+//! JSON without a DOM: objects read strictly, and edits by byte spans that copy what is not edited as it stands.
 //!
 //! A request or reply passes through unchanged but for a few fields. Re-serialising it would cost a DOM, and would
 //! change number spellings, key order and duplicate keys that are none of the router's business.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use bytes::Bytes;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+/// A struct that is read from an object only: a derived one also takes a list of its fields.
+#[derive(Debug, Default)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfObject<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(OfObject(PhantomData))
+    }
+}
 
 /// Where `part`, a slice of `source`, lies in it. An empty span at the end if it is no slice of it.
 pub(crate) fn span(source: &str, part: &str) -> Range<usize> {
