@@ -12,6 +12,7 @@
 //! Data walks one way; the boundary test in `tests/boundary.rs` holds which room may do I/O.
 
 pub mod api;
+pub mod cli;
 pub mod operator;
 pub mod router;
 pub mod routing;

@@ -1,0 +1,81 @@
+//! The command line: one file a command, and here only the list of them.
+//!
+//! A command has `Args` (its flags, parsed by clap) and `run`, which returns the exit code of a run that
+//! went as it should, or an error for `main` to print. clap itself answers a wrong command line with exit code 2.
+//! Colours appear only on a terminal: clap asks for that itself, and no command writes escape codes on its own.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod completion;
+pub mod crds;
+
+/// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "smallfirst",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong command line."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the CustomResourceDefinitions, as generated from the types of this binary.
+    Crds(crds::Args),
+    /// Print a completion script for a shell.
+    Completion(completion::Args),
+}
+
+impl Cli {
+    /// Runs the command that was named.
+    ///
+    /// # Errors
+    /// Whatever the command says went wrong; `main` prints it and exits with 1.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Crds(args) => crds::run(&args),
+            Command::Completion(args) => completion::run(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// A flag without text is a flag that nobody can use.
+    #[test]
+    fn every_command_and_flag_has_help() {
+        fn walk(command: &clap::Command, missing: &mut Vec<String>) {
+            for arg in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+                if arg.get_help().is_none() {
+                    missing.push(format!("{} {}", command.get_name(), arg.get_id()));
+                }
+            }
+            for sub in command.get_subcommands() {
+                if sub.get_about().is_none() {
+                    missing.push(sub.get_name().to_owned());
+                }
+                walk(sub, missing);
+            }
+        }
+        let mut missing = Vec::new();
+        walk(&Cli::command(), &mut missing);
+        assert!(missing.is_empty(), "no help text: {missing:?}");
+    }
+}
