@@ -1,0 +1,3 @@
+//! Where a table comes from.
+
+pub mod manifests;
