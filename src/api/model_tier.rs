@@ -74,9 +74,9 @@ pub struct ModelTierSpec {
     pub data_class: Option<DataClass>,
     /// The model and what it can do.
     pub model: Model,
-    /// What tokens cost, in the policy's currency. At least one for a provider.
+    /// What tokens cost, in the policy's currency. One for a provider, at most one for any tier.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 1), extend("x-kubernetes-list-type" = "atomic"))]
     pub prices: Vec<Price>,
     /// Serve the model in this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use kube::core::cel::Validator;
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use serde_json::{Map, Value, json};
 
 use crate::api::{GROUP, VERSION, crd};
@@ -16,6 +16,8 @@ struct Kind {
     structural: Value,
     /// As JSON schema that refuses unknown fields. `None` if it does not compile, which a test excludes.
     strict: Option<jsonschema::Validator>,
+    /// The CEL rules.
+    rules: CompiledSchema,
 }
 
 static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| crd::all().iter().filter_map(kind).collect());
@@ -29,7 +31,8 @@ fn kind(crd: &Value) -> Option<Kind> {
     }
     strict["properties"]["metadata"] = json!({"type": "object", "required": ["name"]});
     close(&mut strict);
-    Some(Kind { name, strict: jsonschema::validator_for(&strict).ok(), structural })
+    let rules = compile_schema(&structural);
+    Some(Kind { name, strict: jsonschema::validator_for(&strict).ok(), structural, rules })
 }
 
 /// Refuses unknown fields wherever the schema names fields.
@@ -67,7 +70,7 @@ pub fn problems(document: &Value) -> Vec<String> {
     duplicates(&kind.structural, document, &mut String::new(), &mut found);
     // Rules are written for objects of the right shape.
     if found.is_empty()
-        && let Err(errors) = Validator::new().validate(&kind.structural, document, None)
+        && let Err(errors) = Validator::new().validate_compiled(&kind.rules, document, None)
     {
         found.extend(errors.iter().map(|error| format!("{}: {}", error.field_path, error.message)));
     }

@@ -1,0 +1,379 @@
+//! Bad input, a row each: what is wrong, and the condition, reason and words that say so. Every message names
+//! its field. The documents go round the CRD's own checks, as objects of an older CRD would.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use smallfirst::operator::observe::Observed;
+use smallfirst::operator::validate::{self, Class, Invalid};
+use smallfirst::yaml;
+
+const QUICKSTART: &str = include_str!("../deploy/samples/quickstart.yaml");
+
+/// One document of the quickstart with a value put in (or, with null, taken out).
+struct Row {
+    /// Whose verdict counts.
+    of: &'static str,
+    /// Where: object, JSON pointer, new value.
+    edits: Vec<(&'static str, &'static str, Value)>,
+    /// Condition, reason, and a part of the message. `None`: in force.
+    wanted: Option<(&'static str, &'static str, &'static str)>,
+}
+
+fn row(
+    of: &'static str,
+    edits: Vec<(&'static str, &'static str, Value)>,
+    wanted: (&'static str, &'static str, &'static str),
+) -> Row {
+    Row { of, edits, wanted: Some(wanted) }
+}
+
+fn accepted(of: &'static str, edits: Vec<(&'static str, &'static str, Value)>) -> Row {
+    Row { of, edits, wanted: None }
+}
+
+fn put(document: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    match document.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}")) {
+        Value::Object(map) if value.is_null() => drop(map.remove(key)),
+        Value::Object(map) => drop(map.insert(key.to_owned(), value)),
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) if value.is_null() => drop(items.remove(key.parse().unwrap())),
+        Value::Array(items) => items[key.parse::<usize>().unwrap()] = value,
+        other => panic!("{pointer}: {other}"),
+    }
+}
+
+fn observed(edits: &[(&str, &str, Value)]) -> Observed {
+    let mut documents: BTreeMap<String, Value> = yaml::documents(QUICKSTART)
+        .unwrap()
+        .into_iter()
+        .map(|d| (format!("{}/{}", d["kind"].as_str().unwrap(), d["metadata"]["name"].as_str().unwrap()), d))
+        .collect();
+    for (object, pointer, value) in edits {
+        if pointer.is_empty() {
+            documents.remove(*object).unwrap();
+        } else {
+            put(documents.get_mut(*object).unwrap(), pointer, value.clone());
+        }
+    }
+    let mut observed = Observed { namespace: "ai".into(), ..Observed::default() };
+    for (key, document) in documents {
+        let (kind, name) = key.split_once('/').unwrap();
+        match kind {
+            "ModelTier" => {
+                observed.tiers.insert(name.into(), Arc::new(serde_json::from_value(document).unwrap()));
+            }
+            "EscalationPath" => {
+                observed.paths.insert(name.into(), Arc::new(serde_json::from_value(document).unwrap()));
+            }
+            _ => {
+                observed.policies.insert(name.into(), Arc::new(serde_json::from_value(document).unwrap()));
+            }
+        }
+    }
+    observed
+}
+
+fn verdict(of: &str, observed: &Observed) -> Result<(), Invalid> {
+    let (kind, name) = of.split_once('/').unwrap();
+    let unresolved = match kind {
+        "ModelTier" => validate::tier(&observed.tiers[name])?.unresolved,
+        "EscalationPath" => validate::path(&observed.paths[name], observed)?.unresolved,
+        _ => validate::policy(&observed.policies[name], observed)?.unresolved,
+    };
+    unresolved.map_or(Ok(()), Err)
+}
+
+const COMPACT: &str = "ModelTier/compact";
+const FRONTIER: &str = "ModelTier/frontier";
+const PATH: &str = "EscalationPath/small-first";
+const POLICY: &str = "RoutingPolicy/assistants";
+
+fn template(spec: Value) -> Vec<(&'static str, &'static str, Value)> {
+    vec![(COMPACT, "/spec/pool/template", json!({"spec": spec}))]
+}
+
+fn tier_rows() -> Vec<Row> {
+    const INVALID: &str = "Invalid";
+    let compact = |pointer, value, text| row(COMPACT, vec![(COMPACT, pointer, value)], ("Accepted", INVALID, text));
+    let frontier = |pointer, value, text| row(FRONTIER, vec![(FRONTIER, pointer, value)], ("Accepted", INVALID, text));
+    let refused = |spec, text| row(COMPACT, template(spec), ("Accepted", INVALID, text));
+    vec![
+        accepted(COMPACT, vec![]),
+        accepted(FRONTIER, vec![]),
+        accepted(FRONTIER, vec![(FRONTIER, "/spec/provider/baseURL", json!("https://api.example.com"))]),
+        accepted(COMPACT, template(json!({"hostNetwork": false, "volumes": [{"name": "a", "emptyDir": {}}]}))),
+        compact("/metadata/name", json!("a.b"), "metadata.name: \"a.b\" must be a letter followed by"),
+        compact("/metadata/name", json!("x".repeat(57)), "at most 56 characters"),
+        compact(
+            "/spec/prices/0/inputPerMillion",
+            json!("1,5"),
+            "spec.prices[0].inputPerMillion: \"1,5\" is not a decimal",
+        ),
+        compact("/spec/prices/0/outputPerMillion", json!("1e3"), "spec.prices[0].outputPerMillion: "),
+        compact("/spec/prices/0/cachedInputPerMillion", json!("-1"), "spec.prices[0].cachedInputPerMillion: "),
+        compact("/spec/prices/-", json!({"inputPerMillion": "1", "outputPerMillion": "1"}), "spec.prices: at most one"),
+        compact("/spec/model/contextTokens", json!(0), "spec.model.contextTokens: 0 must be at least 1"),
+        compact("/spec/pool/perReplica/concurrency", json!(-1), "spec.pool.perReplica.concurrency: -1"),
+        compact("/spec/pool/replicas", json!(-2), "spec.pool.replicas: -2 must be 0 to 1000"),
+        compact("/spec/pool/port", json!(70000), "spec.pool.port: 70000 must be a port"),
+        compact("/spec/pool/engine", json!("Custom"), "spec.pool: engine Custom needs image and port"),
+        compact("/spec/pool/modelFrom/path", Value::Null, "spec.pool.modelFrom: exactly one of path and"),
+        compact(
+            "/spec/pool/modelFrom",
+            json!({"persistentVolumeClaim": {"claimName": "c", "path": "a/../../b"}}),
+            "spec.pool.modelFrom.persistentVolumeClaim.path: \"a/../../b\" must stay within the volume",
+        ),
+        compact("/spec/pool", Value::Null, "spec: exactly one of pool, provider and service must be set"),
+        compact(
+            "/spec/service",
+            json!({"serviceRef": {"name": "a", "port": 1}}),
+            "spec: exactly one of pool, provider and service must be set",
+        ),
+        frontier("/spec/prices", Value::Null, "spec.prices: a tier with a provider needs a price"),
+        frontier("/spec/provider/baseURL", json!("http://api.example.com/v1"), "spec.provider.baseURL: must be https"),
+        frontier("/spec/provider/baseURL", json!("https://user:pw@example.com"), "must not hold credentials"),
+        frontier("/spec/provider/baseURL", json!("https://169.254.169.254/v1"), "link-local or metadata address"),
+        frontier("/spec/provider/baseURL", json!("https://[fe80::1]/v1"), "link-local or metadata address"),
+        frontier("/spec/provider/baseURL", json!("https://[::ffff:169.254.1.1]/v1"), "link-local or metadata address"),
+        frontier("/spec/provider/baseURL", json!("https://metadata.google.internal/"), "link-local or metadata"),
+        frontier("/spec/provider/baseURL", json!("https://a b"), "spec.provider.baseURL: not a URL"),
+        frontier("/spec/provider/baseURL", json!("https://a/v1?key=1"), "must not have a query"),
+        refused(json!({"serviceAccountName": "admin"}), "spec.pool.template.spec.serviceAccountName: refused"),
+        refused(json!({"serviceAccount": "admin"}), "spec.pool.template.spec.serviceAccount: refused"),
+        refused(json!({"hostNetwork": true}), "spec.pool.template.spec.hostNetwork: refused"),
+        refused(json!({"hostPID": true}), "spec.pool.template.spec.hostPID: refused"),
+        refused(json!({"hostIPC": true}), "spec.pool.template.spec.hostIPC: refused"),
+        refused(
+            json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/"}}]}),
+            "spec.pool.template.spec.volumes[1].hostPath: refused",
+        ),
+        refused(
+            json!({"containers": [{"name": "engine", "securityContext": {"privileged": true}}]}),
+            "spec.pool.template.spec.containers[0].securityContext.privileged: refused",
+        ),
+        refused(
+            json!({"initContainers": [{"name": "i", "securityContext": {"privileged": true}}]}),
+            "spec.pool.template.spec.initContainers[0].securityContext.privileged: refused",
+        ),
+        refused(
+            json!({"securityContext": {"windowsOptions": {"hostProcess": true}}}),
+            "spec.pool.template.spec.securityContext.windowsOptions.hostProcess: refused",
+        ),
+        refused(
+            json!({"containers": [{"name": "engine", "ports": [{"containerPort": 1, "hostPort": 1}]}]}),
+            "spec.pool.template.spec.containers[0].ports[0].hostPort: refused",
+        ),
+        refused(json!({"containers": [{"image": "a"}]}), "spec.pool.template.spec.containers[0].name: must be set"),
+        refused(json!({"containers": {"name": "a"}}), "spec.pool.template.spec.containers: must be a list"),
+        refused(json!({"nodeSelector": "ssd"}), "spec.pool.template: not a pod template: "),
+        compact("/spec/pool/template", json!({"sepc": {}}), "spec.pool.template.sepc: only metadata and spec"),
+        compact("/spec/pool/template", json!({"spec": 1}), "spec.pool.template.spec: must be an object"),
+        compact(
+            "/spec/pool/template",
+            json!({"metadata": {"labels": {"smallfirst.dev/tier": "other"}}}),
+            "spec.pool.template.metadata.labels[\"smallfirst.dev/tier\"]: belongs to the operator",
+        ),
+        compact(
+            "/spec/pool/template",
+            json!({"metadata": {"name": "x"}}),
+            "spec.pool.template.metadata.name: only labels and annotations",
+        ),
+    ]
+}
+
+fn path_rows() -> Vec<Row> {
+    let path = |pointer, value, reason, text| row(PATH, vec![(PATH, pointer, value)], ("Accepted", reason, text));
+    let invalid = |pointer, value, text| path(pointer, value, "Invalid", text);
+    let gate = |value, text| path("/spec/steps/0/accept/0", value, "Invalid", text);
+    vec![
+        accepted(PATH, vec![]),
+        accepted("EscalationPath/frontier-then-compact", vec![]),
+        accepted(PATH, vec![(COMPACT, "/spec/model/capabilities", json!(["Chat", "Logprobs"]))]),
+        row(
+            PATH,
+            vec![(PATH, "/spec/steps/0/tierRef/name", json!("missing"))],
+            (
+                "ResolvedRefs",
+                "RefNotFound",
+                "spec.steps[0].tierRef.name: ModelTier \"missing\" does not exist; known tiers: compact, frontier",
+            ),
+        ),
+        row(
+            PATH,
+            vec![(COMPACT, "/spec/pool/engine", json!("Custom")), (COMPACT, "/spec/pool/image", Value::Null)],
+            ("ResolvedRefs", "RefNotAccepted", "ModelTier \"compact\" is not accepted: spec.pool: engine Custom"),
+        ),
+        row(
+            PATH,
+            vec![(FRONTIER, "", Value::Null)],
+            ("ResolvedRefs", "RefNotFound", "spec.steps[1].class: no accepted ModelTier has class Frontier"),
+        ),
+        row(
+            PATH,
+            vec![(COMPACT, "/spec/model/capabilities", json!(["Chat"]))],
+            (
+                "Accepted",
+                "GateUnsatisfiable",
+                "spec.steps[0].accept[2].confidence: step \"compact\" asks for a confidence that ModelTier \
+                 \"compact\" cannot give",
+            ),
+        ),
+        row(
+            "EscalationPath/frontier-then-compact",
+            vec![("EscalationPath/frontier-then-compact", "/spec/steps/1/entry", json!("Always"))],
+            ("Accepted", "ClassOrder", "spec.steps[1]: step \"compact\" has class Small, lower than Frontier"),
+        ),
+        invalid("/spec/steps/0/entry", json!("FailoverOnly"), "spec.steps[0].entry: the first step must be entered"),
+        invalid("/spec/steps/0/class", json!("Small"), "spec.steps[0]: exactly one of tierRef and class must be set"),
+        invalid("/spec/steps/0/tierRef", Value::Null, "spec.steps[0]: exactly one of tierRef and class must be set"),
+        invalid("/spec/steps/1/name", json!("compact"), "spec.steps[1].name: \"compact\" is used twice"),
+        invalid("/spec/steps/0/timeout", json!("10"), "spec.steps[0].timeout: \"10\" is not a duration"),
+        invalid("/spec/steps/0/timeout", json!("0s"), "spec.steps[0].timeout: must be more than zero"),
+        invalid("/spec/steps/0/attempts", json!(0), "spec.steps[0].attempts: 0 must be 1 to 10"),
+        invalid("/spec/steps", json!([]), "spec.steps: at least one step is needed"),
+        invalid("/spec/deadline", json!("1d"), "spec.deadline: \"1d\" is not a duration"),
+        gate(json!({}), "spec.steps[0].accept[0]: exactly one of finishReason, jsonSchema, confidence"),
+        gate(
+            json!({"finishReason": ["stop"], "match": {"regex": "a"}}),
+            "spec.steps[0].accept[0]: exactly one of finishReason",
+        ),
+        gate(json!({"match": {"regex": "(a"}}), "spec.steps[0].accept[0].match.regex: "),
+        gate(json!({"notMatch": {"regex": "a{9999999}"}}), "spec.steps[0].accept[0].notMatch.regex: "),
+        gate(json!({"jsonSchema": {}}), "spec.steps[0].accept[0].jsonSchema: exactly one of fromRequest and inline"),
+        gate(json!({"jsonSchema": {"inline": "{"}}), "spec.steps[0].accept[0].jsonSchema.inline: "),
+        gate(
+            json!({"jsonSchema": {"inline": "{\"type\": \"objekt\"}"}}),
+            "spec.steps[0].accept[0].jsonSchema.inline: ",
+        ),
+        gate(
+            json!({"confidence": {"measure": "MeanLogprob", "quantile": "0.1", "atLeast": "-1"}}),
+            "spec.steps[0].accept[0].confidence.quantile: must be set with measure LogprobQuantile, and only",
+        ),
+        gate(
+            json!({"confidence": {"measure": "LogprobQuantile", "quantile": "1.5", "atLeast": "-1"}}),
+            "spec.steps[0].accept[0].confidence.quantile: \"1.5\" is not a ratio",
+        ),
+        gate(
+            json!({"confidence": {"measure": "MeanLogprob", "atLeast": "low"}}),
+            "spec.steps[0].accept[0].confidence.atLeast: \"low\" is not a score",
+        ),
+        gate(json!({"grounded": {"pointers": ["a"]}}), "spec.steps[0].accept[0].grounded.pointers[0]: \"a\" is not"),
+    ]
+}
+
+fn policy_rows() -> Vec<Row> {
+    let policy = |pointer, value, text| row(POLICY, vec![(POLICY, pointer, value)], ("Accepted", "Invalid", text));
+    vec![
+        accepted(POLICY, vec![]),
+        row(
+            POLICY,
+            vec![(POLICY, "/spec/workloads/0/pathRef/name", json!("none"))],
+            (
+                "ResolvedRefs",
+                "RefNotFound",
+                "spec.workloads[0].pathRef.name: EscalationPath \"none\" does not exist; known paths: frontier-then",
+            ),
+        ),
+        row(
+            POLICY,
+            vec![(PATH, "/spec/deadline", json!("x"))],
+            ("ResolvedRefs", "RefNotAccepted", "EscalationPath \"small-first\" is not accepted: spec.deadline: "),
+        ),
+        row(
+            POLICY,
+            vec![(POLICY, "/spec/workloads/2/tierRef/name", json!("none"))],
+            ("ResolvedRefs", "RefNotFound", "spec.workloads[2].tierRef.name: ModelTier \"none\" does not exist"),
+        ),
+        row(
+            POLICY,
+            vec![(POLICY, "/spec/workloads/2/dataClass", json!("Restricted"))],
+            (
+                "Accepted",
+                "DataClassNotAllowed",
+                "spec.workloads[2].dataClass: no tier of workload \"contract-review\" may see Restricted data: \
+                 frontier (Confidential)",
+            ),
+        ),
+        // Restricted data may be seen by the Small tier, but that step is only entered after a failure.
+        row(
+            POLICY,
+            vec![(POLICY, "/spec/workloads/1/dataClass", json!("Restricted"))],
+            ("Accepted", "DataClassNotAllowed", "spec.workloads[1].dataClass: no tier of workload \"drafts\""),
+        ),
+        accepted(POLICY, vec![(POLICY, "/spec/workloads/0/dataClass", json!("Restricted"))]),
+        policy("/metadata/name", json!("1st"), "metadata.name: "),
+        policy("/spec/router/replicas", json!(0), "spec.router.replicas: 0 must be 1 to 100"),
+        policy("/spec/anonymous", json!({}), "spec: exactly one of clients and anonymous must be set"),
+        policy("/spec/clients", Value::Null, "spec: exactly one of clients and anonymous must be set"),
+        policy(
+            "/spec/workloads/1/name",
+            json!("ticket-intent"),
+            "spec.workloads[1].name: \"ticket-intent\" is used twice",
+        ),
+        policy(
+            "/spec/clients/-",
+            json!({"name": "finance", "apiKey": {"secretKeyRef": {"name": "a", "key": "b"}}}),
+            "spec.clients[1].name: \"finance\" is used twice",
+        ),
+        policy("/spec/clients/0/workloads/0", json!("nope"), "spec.clients[0].workloads[0]: there is no workload"),
+        policy("/spec/workloads/0/match/clients", json!(["nobody"]), "spec.workloads[0].match.clients[0]: there is no"),
+        policy("/spec/default/workload", json!("nope"), "spec.default.workload: there is no workload \"nope\"; known"),
+        policy("/spec/default/reject", json!({}), "spec.default: exactly one of workload and reject must be set"),
+        policy("/spec/workloads/1/match", Value::Null, "spec.workloads[1].match: must be set, or the workload named"),
+        policy(
+            "/spec/workloads/0/tierRef",
+            json!({"name": "compact"}),
+            "spec.workloads[0]: exactly one of pathRef and",
+        ),
+        policy(
+            "/spec/workloads/0/match/headers",
+            json!([{"name": "X-Smallfirst-Tier", "value": "a"}]),
+            "spec.workloads[0].match.headers[0].name: headers that start with x-smallfirst-",
+        ),
+        policy(
+            "/spec/workloads/0/match/headers",
+            json!([{"name": "X-A", "value": "a"}, {"name": "x-a", "value": "b"}]),
+            "spec.workloads[0].match.headers[1].name: \"x-a\" is used twice",
+        ),
+    ]
+}
+
+#[test]
+fn bad_input_is_refused_in_words_that_name_the_field() {
+    let mut wrong = Vec::new();
+    let rows: Vec<Row> = tier_rows().into_iter().chain(path_rows()).chain(policy_rows()).collect();
+    for Row { of, edits, wanted } in &rows {
+        let got = verdict(of, &observed(edits));
+        let fits = match (&got, wanted) {
+            (Ok(()), None) => true,
+            (Err(got), Some((condition, reason, text))) => {
+                got.condition == *condition && got.reason == *reason && got.message.contains(text)
+            }
+            _ => false,
+        };
+        if !fits {
+            wrong.push(format!("{of} {edits:?}\n  wanted {wanted:?}\n  got    {got:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_waiting_is_told_from_wrong() {
+    let edits = [
+        (PATH, "/spec/deadline", json!("x")),
+        (PATH, "/spec/steps/0/timeout", json!("y")),
+        (PATH, "/spec/steps/1/attempts", json!(99)),
+    ];
+    let wrong = verdict(PATH, &observed(&edits)).unwrap_err();
+    assert_eq!(wrong.class(), Class::Terminal);
+    for field in ["spec.deadline: ", "spec.steps[0].timeout: ", "spec.steps[1].attempts: "] {
+        assert!(wrong.message.contains(field), "{wrong}");
+    }
+    let missing = verdict(PATH, &observed(&[(COMPACT, "", Value::Null)])).unwrap_err();
+    assert_eq!(missing.class(), Class::Waiting);
+}
