@@ -2,9 +2,12 @@
 //! its field. The documents go round the CRD's own checks, as objects of an older CRD would.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod edits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use edits::put;
 use serde_json::{Value, json};
 use smallfirst::operator::observe::Observed;
 use smallfirst::operator::validate::{self, Class, Invalid};
@@ -32,18 +35,6 @@ fn row(
 
 fn accepted(of: &'static str, edits: Vec<(&'static str, &'static str, Value)>) -> Row {
     Row { of, edits, wanted: None }
-}
-
-fn put(document: &mut Value, pointer: &str, value: Value) {
-    let (parent, key) = pointer.rsplit_once('/').unwrap();
-    match document.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}")) {
-        Value::Object(map) if value.is_null() => drop(map.remove(key)),
-        Value::Object(map) => drop(map.insert(key.to_owned(), value)),
-        Value::Array(items) if key == "-" => items.push(value),
-        Value::Array(items) if value.is_null() => drop(items.remove(key.parse().unwrap())),
-        Value::Array(items) => items[key.parse::<usize>().unwrap()] = value,
-        other => panic!("{pointer}: {other}"),
-    }
 }
 
 fn observed(edits: &[(&str, &str, Value)]) -> Observed {

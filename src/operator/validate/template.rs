@@ -86,7 +86,7 @@ fn check_spec(found: &mut Found, spec: &Map) {
             check_privileged(found, &format!("{field}.securityContext"), container.get("securityContext"));
             let ports = container.get("ports").and_then(Value::as_array).into_iter().flatten();
             for (j, port) in ports.enumerate() {
-                if port.get("hostPort").is_some_and(|v| !v.is_null() && *v != Value::from(0)) {
+                if port.get("hostPort").is_some_and(|v| !v.is_null() && v.as_i64() != Some(0)) {
                     let field = format!("{field}.ports[{j}].hostPort");
                     found.push((field, refused("pools do not take ports of the node")));
                 }
