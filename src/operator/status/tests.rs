@@ -1,0 +1,161 @@
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::*;
+use crate::api::conditions::{REASON_INVALID, REASON_REF_NOT_FOUND};
+
+fn a_tier(replicas: i32) -> ModelTier {
+    serde_json::from_value(json!({
+        "apiVersion": "smallfirst.dev/v1alpha1", "kind": "ModelTier",
+        "metadata": {"name": "llama", "namespace": "ml", "generation": 1},
+        "spec": {
+            "class": "Small", "owner": "o", "model": {"name": "m", "contextTokens": 1},
+            "pool": {"engine": "LlamaCpp", "modelFrom": {"path": "/m"}, "replicas": replicas},
+        }
+    }))
+    .expect("a tier")
+}
+
+fn a_policy() -> RoutingPolicy {
+    serde_json::from_value(json!({
+        "apiVersion": "smallfirst.dev/v1alpha1", "kind": "RoutingPolicy",
+        "metadata": {"name": "front", "namespace": "ml", "generation": 1},
+        "spec": {"anonymous": {}, "workloads": [{"name": "w", "owner": "o", "pathRef": {"name": "p"}}],
+                 "default": {"workload": "w"}}
+    }))
+    .expect("a policy")
+}
+
+/// Each call is a second later than the one before.
+fn at(second: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second)
+}
+
+fn seen(name: &str, state: DeploymentState) -> Observed {
+    Observed { deployments: [(name.to_owned(), state)].into(), ..Observed::default() }
+}
+
+fn rolled_out(replicas: i32) -> DeploymentState {
+    DeploymentState {
+        generation: 1,
+        observed_generation: 1,
+        desired: replicas,
+        replicas,
+        updated: replicas,
+        ready: replicas,
+        available: replicas,
+        ..DeploymentState::default()
+    }
+}
+
+fn condition<'a>(conditions: &'a [Condition], type_: &str) -> &'a Condition {
+    conditions.iter().find(|c| c.type_ == type_).expect("the condition")
+}
+
+#[track_caller]
+fn says(conditions: &[Condition], type_: &str, status: &str, reason: &str) {
+    let found = condition(conditions, type_);
+    assert_eq!((found.status.as_str(), found.reason.as_str()), (status, reason), "{type_}: {}", found.message);
+}
+
+/// Reconciles over what is seen in turn, and counts the writes.
+fn writes(tier: &mut ModelTier, states: &[Option<DeploymentState>]) -> usize {
+    let mut writes = 0;
+    for (second, state) in states.iter().enumerate() {
+        let observed = state.clone().map_or_else(Observed::default, |state| seen("llama-pool", state));
+        let new = super::tier(tier, &observed, &Outcome::default(), at(second as i64));
+        if needs_write(tier.status.as_ref(), &new) {
+            tier.status = Some(new);
+            writes += 1;
+        }
+    }
+    writes
+}
+
+#[test]
+fn making_a_tier_of_one_replica_costs_two_writes() {
+    let mut tier = a_tier(1);
+    let starting = DeploymentState { replicas: 1, updated: 1, ..rolled_out(0) };
+    let states = [
+        None,
+        Some(DeploymentState { generation: 1, desired: 1, ..DeploymentState::default() }),
+        Some(DeploymentState { desired: 1, ..rolled_out(0) }),
+        Some(DeploymentState { desired: 1, ..starting }),
+        Some(rolled_out(1)),
+        Some(rolled_out(1)),
+    ];
+    assert_eq!(writes(&mut tier, &states), 2);
+    let status = tier.status.expect("a status");
+    says(&status.conditions, ACCEPTED, "True", REASON_ACCEPTED);
+    says(&status.conditions, AVAILABLE, "True", REASON_REPLICAS_READY);
+    says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+    assert_eq!((status.replicas, status.ready_replicas, status.observed_generation), (Some(1), Some(1), Some(1)));
+    // Accepted has been true since the first write.
+    assert_eq!(condition(&status.conditions, ACCEPTED).last_transition_time, Time(at(0)));
+    assert_eq!(condition(&status.conditions, READY).last_transition_time, Time(at(4)));
+}
+
+#[test]
+fn a_lost_replica_shows_in_available_and_a_new_spec_in_ready() {
+    let mut tier = a_tier(2);
+    writes(&mut tier, &[Some(rolled_out(2))]);
+    let lost = DeploymentState { ready: 0, available: 0, ..rolled_out(2) };
+    writes(&mut tier, &[Some(lost)]);
+    let conditions = &tier.status.as_ref().expect("a status").conditions;
+    says(conditions, AVAILABLE, "False", REASON_NO_READY_REPLICAS);
+    says(conditions, READY, "True", REASON_ROLLED_OUT);
+
+    tier.metadata.generation = Some(2);
+    let rolling = DeploymentState { generation: 2, observed_generation: 2, updated: 1, ..rolled_out(2) };
+    writes(&mut tier, &[Some(rolling)]);
+    says(&tier.status.as_ref().expect("a status").conditions, READY, "False", REASON_PROGRESSING);
+}
+
+#[test]
+fn zero_replicas_are_ready_and_not_available() {
+    let mut tier = a_tier(0);
+    writes(&mut tier, &[Some(rolled_out(0))]);
+    let conditions = &tier.status.as_ref().expect("a status").conditions;
+    says(conditions, READY, "True", REASON_SCALED_TO_ZERO);
+    says(conditions, AVAILABLE, "False", REASON_NO_READY_REPLICAS);
+}
+
+#[test]
+fn a_stuck_rollout_says_why() {
+    let mut tier = a_tier(1);
+    let refused = DeploymentState { desired: 1, replica_failure: Some("exceeded quota".to_owned()), ..rolled_out(0) };
+    writes(&mut tier, &[Some(refused.clone())]);
+    let ready = condition(&tier.status.as_ref().expect("a status").conditions, READY).clone();
+    assert!(ready.message.contains("exceeded quota"), "{}", ready.message);
+    let stuck = DeploymentState { deadline_exceeded: Some("timed out".to_owned()), ..refused };
+    writes(&mut tier, &[Some(stuck)]);
+    says(&tier.status.as_ref().expect("a status").conditions, READY, "False", REASON_PROGRESS_DEADLINE);
+}
+
+#[test]
+fn an_invalid_policy_keeps_the_hash_of_the_table_that_serves() {
+    let mut policy = a_policy();
+    let observed = seen("front-router", rolled_out(2));
+    let good = Outcome { table_hash: Some("abc".to_owned()), ..Outcome::default() };
+    policy.status = Some(super::policy(&policy, &observed, &good, at(1)));
+    says(&policy.status.as_ref().expect("a status").conditions, READY, "True", REASON_ROLLED_OUT);
+
+    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "spec.default: wrong".to_owned() };
+    let bad = Outcome { invalid: Some(invalid), ..Outcome::default() };
+    let status = super::policy(&policy, &observed, &bad, at(2));
+    says(&status.conditions, ACCEPTED, "False", REASON_INVALID);
+    says(&status.conditions, RESOLVED_REFS, "Unknown", REASON_NOT_ACCEPTED);
+    says(&status.conditions, READY, "False", REASON_NOT_ACCEPTED);
+    assert!(condition(&status.conditions, READY).message.contains("spec.default: wrong"));
+    assert_eq!(status.table.expect("a table").hash, "abc");
+}
+
+#[test]
+fn what_waits_for_others_is_accepted_but_not_resolved() {
+    let unresolved = Invalid { condition: RESOLVED_REFS, reason: REASON_REF_NOT_FOUND, message: "no tier".to_owned() };
+    let outcome = Outcome { unresolved: Some(unresolved), table_hash: Some("a".to_owned()), ..Outcome::default() };
+    let status = super::policy(&a_policy(), &seen("front-router", rolled_out(2)), &outcome, at(1));
+    says(&status.conditions, ACCEPTED, "True", REASON_ACCEPTED);
+    says(&status.conditions, RESOLVED_REFS, "False", REASON_REF_NOT_FOUND);
+    says(&status.conditions, READY, "False", REASON_REF_NOT_FOUND);
+}
