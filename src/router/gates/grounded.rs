@@ -86,10 +86,19 @@ impl<'a> Haystack<'a> {
     fn holds_number(&self, wanted: f64) -> bool {
         let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ',';
         self.text.split(|c| !is_part(c)).map(|run| run.trim_matches(['.', ','])).any(|run| {
-            let plain = run.replace(',', "");
-            plain.parse() == Ok(wanted) || run.split(',').any(|part| part.parse() == Ok(wanted))
+            if thousands(run) {
+                run.replace(',', "").parse() == Ok(wanted)
+            } else {
+                run.split(',').any(|part| part.parse() == Ok(wanted))
+            }
         })
     }
+}
+
+/// Whether the commas of a run of digits part thousands; else they part numbers.
+fn thousands(run: &str) -> bool {
+    let mut groups = run.split('.').next().unwrap_or_default().split(',');
+    groups.next().is_some_and(|first| (1..=3).contains(&first.len())) && groups.all(|group| group.len() == 3)
 }
 
 /// Lower case, letters and digits only. `gaps` gets the offsets before which something was left out.

@@ -6,6 +6,8 @@
 //! Schemas of requests are compiled once per distinct text and *per thread*, into a small cache: every traffic thread
 //! owns its requests, so sharing would only add a lock, and a service uses a handful of schemas.
 //!
+//! A request's schema is measured first ([`super::schema_size`]); a table's is its author's, and is not.
+//!
 //! A schema that is wrong is the caller's fault: [`validate_request_schema`] says so (400) before anything is sent. A
 //! schema that no answer can satisfy can't be told from a strict one; its answers fail.
 
@@ -17,7 +19,7 @@ use serde_json::Value;
 
 use super::context::Content;
 use super::leaves::json_span;
-use super::{Finding, RequestContext};
+use super::{Finding, RequestContext, schema_size};
 use crate::router::answer::Choice;
 
 /// Largest schema of a request that is judged by, in bytes.
@@ -39,7 +41,7 @@ pub(super) struct JsonSchemaGate(
 
 impl JsonSchemaGate {
     pub(super) fn compile(inline: Option<&str>) -> Result<Self, String> {
-        inline.map(compile).transpose().map(Self).map_err(|e| format!("jsonSchema: {e}"))
+        inline.map(|schema| compile(&parse(schema)?)).transpose().map(Self).map_err(|e| format!("jsonSchema: {e}"))
     }
 
     pub(super) const fn is_of_request(&self) -> bool {
@@ -78,16 +80,17 @@ pub fn validate_request_schema(schema: &str) -> Result<(), String> {
     cached(schema).as_ref().as_ref().map(|_| ()).map_err(Clone::clone)
 }
 
-fn compile(schema: &str) -> Result<Validator, String> {
+fn parse(schema: &str) -> Result<Value, String> {
     let schema: Value = serde_json::from_str(schema).map_err(|e| format!("must be JSON: {e}"))?;
-    if !schema.is_object() {
-        return Err("must be an object".into());
-    }
+    if schema.is_object() { Ok(schema) } else { Err("must be an object".into()) }
+}
+
+fn compile(schema: &Value) -> Result<Validator, String> {
     let patterns = PatternOptions::fancy_regex()
         .backtrack_limit(BACKTRACK_LIMIT)
         .size_limit(SIZE_LIMIT)
         .dfa_size_limit(SIZE_LIMIT);
-    let built = jsonschema::options().offline().with_pattern_options(patterns).build(&schema);
+    let built = jsonschema::options().offline().with_pattern_options(patterns).build(schema);
     built.map_err(|e| format!("must be a JSON schema: {e}"))
 }
 
@@ -102,11 +105,16 @@ fn cached(schema: &str) -> Compiled {
     if schema.len() > MAX_REQUEST_SCHEMA_BYTES {
         return Rc::new(Err(format!("must have at most {MAX_REQUEST_SCHEMA_BYTES} bytes")));
     }
+    let checked = |schema| {
+        let schema = parse(schema)?;
+        schema_size::check(&schema)?;
+        compile(&schema)
+    };
     CACHE.with_borrow_mut(|cache| {
         if let Some(at) = cache.iter().position(|(key, _)| **key == *schema) {
             cache.get_mut(..=at).unwrap_or_default().rotate_right(1);
         } else {
-            cache.insert(0, (schema.into(), Rc::new(compile(schema))));
+            cache.insert(0, (schema.into(), Rc::new(checked(schema))));
             while cache.len() > CACHED || cache.iter().map(|(key, _)| key.len()).sum::<usize>() > CACHED_BYTES {
                 cache.pop();
             }

@@ -18,6 +18,7 @@ mod finish_reason;
 mod grounded;
 mod json_schema;
 mod leaves;
+mod schema_size;
 mod text_match;
 
 use std::borrow::Cow;
@@ -27,6 +28,7 @@ use crate::routing::table::Gate;
 
 pub use context::RequestContext;
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
+pub use schema_size::MAX_SUBSCHEMAS;
 
 use context::Content;
 

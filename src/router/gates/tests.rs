@@ -132,8 +132,10 @@ fn wrong_schemas_are_named_and_nothing_is_fetched() {
         (r#"{"$ref":"file:///etc/passwd"}"#, "must be a JSON schema"),
         (r#"{"$schema":"http://127.0.0.1:1/meta"}"#, "must be a JSON schema"),
     ] {
+        // References of a request's schema are refused before they are looked up.
         let error = validate_request_schema(schema).expect_err(schema);
-        assert!(error.starts_with(why), "{schema}: {error}");
+        let why_not = if schema.contains("$ref") { "must refer by" } else { why };
+        assert!(error.starts_with(why_not), "{schema}: {error}");
         let error = CompiledGate::compile(&Gate::JsonSchema { inline: Some(schema.into()) }).expect_err(schema);
         assert!(error.starts_with(&format!("jsonSchema: {why}")), "{schema}: {error}");
     }
@@ -172,4 +174,206 @@ fn hostile_schemas_cost_neither_stack_nor_time() {
     let evil = json!({"pattern": "^(?=a)(a+)+$"});
     let content = format!("\"{}!\"", "a".repeat(5_000));
     assert!(failure(inline(&evil), &plain(), &answer(&content)).is_some());
+}
+
+/// Sub-schemas that refer to one another double the work at each link: 40 links would hold a traffic thread for hours.
+#[test]
+fn a_schema_that_explodes_is_refused() {
+    let chain = |links: usize, refer: &dyn Fn(usize) -> Value| {
+        let mut defs = serde_json::Map::new();
+        for link in 0..links {
+            defs.insert(format!("a/{link}"), json!({"anyOf": [refer(link + 1), refer(link + 1)]}));
+        }
+        defs.insert(format!("a/{links}"), json!({"type": "string"}));
+        json!({"allOf": [refer(0)], "$defs": defs}).to_string()
+    };
+    let pointer = |link: usize| json!({"$ref": format!("#/$defs/a~1{link}")});
+    assert_eq!(validate_request_schema(&chain(8, &pointer)), Ok(()));
+    for links in [20, 60, 1_000] {
+        let error = validate_request_schema(&chain(links, &pointer)).expect_err("too large");
+        assert!(error.starts_with("must not stand for more than"), "{error}");
+    }
+    let anchor = |link: usize| json!({"$ref": format!("#a{link}"), "$anchor": format!("x{link}")});
+    let by_id = |link: usize| json!({"$ref": format!("x:{link}")});
+    let dynamic = |link: usize| json!({"$dynamicRef": format!("#/$defs/a~1{link}")});
+    for refer in [&anchor as &dyn Fn(usize) -> Value, &by_id, &dynamic] {
+        let error = validate_request_schema(&chain(30, refer)).expect_err("a reference that is not followed");
+        assert!(error.starts_with("must refer by"), "{error}");
+    }
+    assert!(validate_request_schema(r#"{"items":{"$id":"x:y"}}"#).is_err());
+    assert!(validate_request_schema(r#"{"$schema":"http://json-schema.org/draft-04/schema#"}"#).is_err());
+    // An answer that was not asked about beforehand is failed, not judged.
+    let format = json!({"response_format": {"type": "json_schema", "json_schema": {
+        "schema": serde_json::from_str::<Value>(&chain(40, &pointer)).expect("JSON")}}});
+    let failure = failure(Gate::JsonSchema { inline: None }, &request("hi", format), &answer("1"));
+    assert_eq!(failure.as_deref(), Some("the request's schema is wrong"));
+}
+
+/// Recursive schemas are common (trees); the validator must remember what it has judged.
+#[test]
+fn recursion_with_branches_is_judged_in_time() {
+    let twice = |schema: Value| {
+        let mut other = schema.clone();
+        other["title"] = json!("other");
+        json!({"anyOf": [schema, other]})
+    };
+    let depth = 100;
+    let lists = "[".repeat(depth) + "1" + &"]".repeat(depth);
+    let objects = r#"{"a":"#.repeat(depth) + "1" + &"}".repeat(depth);
+    for (schema, content) in [
+        (twice(json!({"type": "array", "items": {"$ref": "#"}})), &lists),
+        (twice(json!({"type": "array", "prefixItems": [{"$ref": "#"}]})), &lists),
+        (twice(json!({"type": "array", "contains": {"$ref": "#"}})), &lists),
+        (twice(json!({"type": "object", "properties": {"a": {"$ref": "#"}}})), &objects),
+        (twice(json!({"type": "object", "additionalProperties": {"$ref": "#"}})), &objects),
+        (twice(json!({"type": "object", "patternProperties": {"a": {"$ref": "#"}}})), &objects),
+        (twice(json!({"type": "object", "unevaluatedProperties": {"$ref": "#"}})), &objects),
+        (twice(json!({"type": "array", "unevaluatedItems": {"$ref": "#"}})), &lists),
+        (
+            json!({"type": "object", "if": {"properties": {"a": {"$ref": "#"}}}, "then": {"properties": {"a": {"$ref": "#"}}},
+            "else": false}),
+            &objects,
+        ),
+    ] {
+        let format = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
+        let _ = failure(Gate::JsonSchema { inline: None }, &request("hi", format), &answer(content));
+    }
+}
+
+#[test]
+fn grounded_values_occur_in_the_request() {
+    let body = request(
+        "Order No. SKU-12 of 2025-11-24: 1,500.00 EUR, from Zürich. Reply as {\"city\": \"Bonn\"}.",
+        Value::Null,
+    );
+    let grounded = |pointers: &[&str], normalize| Gate::Grounded {
+        pointers: pointers.iter().map(ToString::to_string).collect(),
+        normalize,
+    };
+    let absent = Some("a value does not occur in the request");
+    let nothing = Some("no value to look for");
+    for (content, pointers, normalize, wanted) in [
+        (r#"{"a":"sku 12"}"#, vec!["/a"], true, None),
+        (r#"{"a":"sku 12"}"#, vec!["/a"], false, absent),
+        (r#"{"a":"SKU-12"}"#, vec!["/a"], false, None),
+        (r#"{"a":"ZÜRICH"}"#, vec!["/a"], true, None),
+        (r#"{"a":"SKU-1"}"#, vec!["/a"], true, absent),
+        (r#"{"a":"25"}"#, vec!["/a"], true, absent),
+        (r#"{"a":"11-24"}"#, vec!["/a"], true, None),
+        (r#"{"a":1500}"#, vec!["/a"], true, None),
+        (r#"{"a":-1500.0}"#, vec!["/a"], true, None),
+        (r#"{"a":12}"#, vec!["/a"], false, None),
+        (r#"{"a":500}"#, vec!["/a"], true, absent),
+        (r#"{"a":150}"#, vec!["/a"], true, absent),
+        (r#"{"a":{"b":["Bonn",12],"c":null}}"#, vec!["/a"], true, None),
+        (r#"{"a":{"b":["Bonn",13]}}"#, vec![""], true, absent),
+        (r#"{"a":"Bonn","b":"Paris"}"#, vec!["/a"], true, None),
+        (r#"{"a":"Bonn"}"#, vec!["/a", "/b"], true, Some("a pointer has no value")),
+        (r#"{"a":null,"b":true,"c":"--"}"#, vec![""], true, nothing),
+        (r#"{"a":null,"b":"Bonn"}"#, vec!["/a", "/b"], true, None),
+        ("```json\n{\"a\":\"Bonn\"}\n```", vec!["/a"], true, None),
+        ("Bonn", vec![""], true, Some("the answer is not JSON")),
+    ] {
+        assert_eq!(failure(grounded(&pointers, normalize), &body, &answer(content)).as_deref(), wanted, "{content}");
+    }
+}
+
+#[test]
+fn confidence_looks_at_the_tokens_in_scope() {
+    use ConfidenceMeasure::{FirstTokenMargin, LogprobQuantile, MeanLogprob, MinLogprob};
+    let answer = with_tokens(&[
+        ("{\"", -9.0),
+        ("a", -7.0),
+        ("\":", -7.0),
+        (" \"x", -0.5),
+        ("y", -1.0),
+        ("\",\"b\":", -8.0),
+        ("7", -1.5),
+        ("}", -9.0),
+        ("", -6.0),
+    ]);
+    let score = |gate: Gate, answer: &Answer| judge_with(&[gate], &plain(), answer).verdicts.remove(0);
+    let values = Some(ConfidenceScope::Values);
+    for (measure, scope, wanted) in [
+        (MeanLogprob, values, -1.0),
+        (MeanLogprob, None, -1.0),
+        (MinLogprob, None, -1.5),
+        (MinLogprob, Some(ConfidenceScope::All), -9.0),
+        (FirstTokenMargin, None, 2.5),
+    ] {
+        let verdict = score(confidence(measure, scope, wanted), &answer);
+        assert_eq!((verdict.score, verdict.passed), (Some(wanted), true), "{measure:?} {scope:?}");
+        assert!(!score(confidence(measure, scope, wanted + 0.001), &answer).passed);
+    }
+    for (quantile, wanted) in [(0.0, -1.5), (0.25, -1.25), (0.5, -1.0), (1.0, -0.5)] {
+        let gate = Gate::Confidence { measure: LogprobQuantile, quantile: Some(quantile), scope: None, at_least: -9.0 };
+        assert_eq!(score(gate, &answer).score, Some(wanted));
+    }
+    let missing = |gate: Gate, answer: &Answer| failure(gate, &plain(), answer).expect("a failure");
+    let lenient = |scope| confidence(MeanLogprob, scope, -1e9);
+    assert_eq!(missing(lenient(None), &self::answer("hi")), "no log probabilities");
+    assert_eq!(missing(lenient(values), &with_tokens(&[("hi", 0.0)])), "the answer is not JSON");
+    assert_eq!(missing(lenient(None), &with_tokens(&[("{}", 0.0)])), "no value tokens");
+    assert_eq!(missing(lenient(None), &with_tokens(&[("{\"a\":\"\"}", 0.0)])), "no value tokens");
+    assert_eq!(failure(lenient(None), &plain(), &with_tokens(&[("hi", -1.0)])), None);
+    let mut unaligned = answer;
+    unaligned.choices[0].tokens.as_mut().expect("tokens").aligned = false;
+    assert_eq!(missing(lenient(None), &unaligned), "tokens and content differ");
+    unaligned.choices[0].tokens.as_mut().expect("tokens").list[0].best_other = None;
+    let margin = confidence(FirstTokenMargin, Some(ConfidenceScope::All), -1e9);
+    assert_eq!(missing(margin, &unaligned), "no alternatives to the first token");
+
+    for (gate, top) in
+        [(lenient(None), Some(1)), (confidence(FirstTokenMargin, None, 0.0), Some(2)), (Gate::Match("a".into()), None)]
+    {
+        assert_eq!(CompiledGate::compile(&gate).expect("a gate").needs_logprobs(), top);
+    }
+    for quantile in [None, Some(1.1), Some(f64::NAN)] {
+        let gate = Gate::Confidence { measure: LogprobQuantile, quantile, scope: None, at_least: 0.0 };
+        assert!(CompiledGate::compile(&gate).is_err());
+    }
+    assert!(
+        CompiledGate::compile(&lenient(None)).is_ok()
+            && CompiledGate::compile(&confidence(MinLogprob, None, f64::NAN)).is_err()
+    );
+}
+
+#[test]
+fn gates_run_cheapest_first_and_stop_but_for_required_ones() {
+    let gates = [
+        Gate::Grounded { pointers: vec![String::new()], normalize: true },
+        inline(&json!({"type": "object"})),
+        Gate::Match("hi".into()),
+        confidence(ConfidenceMeasure::MeanLogprob, None, 0.0),
+        Gate::FinishReason(vec![FinishReason::Stop]),
+    ];
+    let judged = |answer: &Answer| judge_with(&gates, &request("say hi", Value::Null), answer);
+    let names = |judgement: &Judgement| judgement.verdicts.iter().map(|v| (v.gate, v.passed)).collect::<Vec<_>>();
+
+    let good = judged(&with_tokens(&[("{\"a\":\"hi\"}", 0.0)]));
+    let order = ["finishReason", "confidence", "match", "jsonSchema", "grounded"];
+    assert_eq!(names(&good), order.map(|name| (name, true)));
+    assert_eq!((good.accepted, good.returnable, good.passed_count), (true, true, 5));
+
+    let unsure = judged(&with_tokens(&[("{\"a\":\"hi\"}", -1.0)]));
+    assert_eq!(names(&unsure), [("finishReason", true), ("confidence", false), ("jsonSchema", true)]);
+    assert_eq!((unsure.accepted, unsure.returnable, unsure.passed_count), (false, true, 2));
+
+    let wrong = judged(&with_tokens(&[("hi", -1.0)]));
+    assert_eq!(names(&wrong), [("finishReason", true), ("confidence", false), ("jsonSchema", false)]);
+    assert_eq!((wrong.accepted, wrong.returnable, wrong.passed_count), (false, false, 1));
+
+    let none = judge_with(&[], &plain(), &answer(""));
+    assert_eq!((none.accepted, none.returnable, none.passed_count), (true, true, 0));
+}
+
+#[test]
+fn every_choice_must_pass() {
+    let mut two = with_tokens(&[("a", -1.0)]);
+    two.choices.push(with_tokens(&[("b", -2.0)]).choices.remove(0));
+    let verdict = |at_least| {
+        judge_with(&[confidence(ConfidenceMeasure::MeanLogprob, None, at_least)], &plain(), &two).verdicts.remove(0)
+    };
+    assert_eq!((verdict(-2.0).passed, verdict(-2.0).score), (true, Some(-2.0)));
+    assert_eq!((verdict(-1.5).passed, verdict(-1.5).score), (false, Some(-2.0)));
 }
