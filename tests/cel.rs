@@ -1,14 +1,15 @@
 //! What the API server takes and refuses: the table `tests/cel/rows.yaml`, run twice. Offline, as `smallfirst local`
 //! reads manifests; and against a real API server (`SMALLFIRST_TEST_KUBECONFIG`) by server-side dry-run.
 #![expect(clippy::unwrap_used, reason = "tests")]
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod edits;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use server::{send, with_server};
 use smallfirst::api::crd;
 use smallfirst::routing::source::manifests::admission;
 use smallfirst::yaml;
@@ -87,53 +88,13 @@ fn offline() {
 
 #[test]
 fn api_server() {
-    let Some(kubeconfig) = std::env::var_os("SMALLFIRST_TEST_KUBECONFIG") else {
-        eprintln!("skipped, because SMALLFIRST_TEST_KUBECONFIG names no kubeconfig: `make cluster-up` makes one");
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "skipped with CI=true");
-        return;
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let client = connect(kubeconfig.as_ref()).await;
-        install(&client).await;
+    with_server(|client| async move {
         let (mut wrong, rows) = (Vec::new(), rows());
         for row in &rows {
             wrong.extend(row.judge(&create(&client, &row.document()).await));
         }
         assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
     });
-}
-
-async fn connect(kubeconfig: &std::path::Path) -> kube::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.unwrap();
-    kube::Client::try_from(config).unwrap()
-}
-
-async fn send(client: &kube::Client, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
-    let kind = if method == "PATCH" { "application/apply-patch+yaml" } else { "application/json" };
-    let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-    client.request(request.body(serde_json::to_vec(body).unwrap()).unwrap()).await
-}
-
-/// The CRDs, by server-side apply, and a wait until the API server serves them.
-async fn install(client: &kube::Client) {
-    for crd in crd::all() {
-        let name = crd["metadata"]["name"].as_str().unwrap();
-        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-        let apply = format!("{path}?fieldManager=smallfirst-test&force=true");
-        let applied = send(client, "PATCH", &apply, &crd).await;
-        applied.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let plural = name.split('.').next().unwrap();
-        for _ in 0..100 {
-            let list = format!("/apis/smallfirst.dev/v1alpha1/{plural}?limit=1");
-            if send(client, "GET", &list, &json!({})).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    }
 }
 
 /// What the API server has against a document; empty if it would take it.
