@@ -203,6 +203,12 @@ fn path_rows() -> Vec<Row> {
             vec![(FRONTIER, "", Value::Null)],
             ("ResolvedRefs", "RefNotFound", "spec.steps[1].class: no accepted ModelTier has class Frontier"),
         ),
+        // Foreground deletion keeps an object until its children are gone.
+        row(
+            PATH,
+            vec![(COMPACT, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))],
+            ("ResolvedRefs", "RefNotFound", "spec.steps[0].tierRef.name: ModelTier \"compact\" does not exist"),
+        ),
         row(
             PATH,
             vec![(COMPACT, "/spec/model/capabilities", json!(["Chat"]))],

@@ -165,7 +165,7 @@ pub struct Pool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// Arguments after those that the engine needs.
+    /// Arguments after those that the engine needs. With engine Custom they may use $(MODEL_PATH), $(MODEL_NAME) and $(PORT).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "atomic"))]
     pub args: Vec<String>,

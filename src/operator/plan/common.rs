@@ -17,11 +17,13 @@ use crate::api::types::Resources;
 
 /// User and group of every container: numeric, because the kubelet cannot check a name against `runAsNonRoot`.
 const USER: i64 = 65532;
-/// Seconds between the end of an endpoint and the signal to its process: what it takes every router to notice.
-const STOP_DELAY: i64 = 5;
-/// Seconds that a pod has to finish its requests: the delay, a cascade's default deadline, and some.
+/// Seconds between the end of a router's endpoint and the signal to its process: what clients take to notice.
+pub(super) const ROUTER_STOP_DELAY: i64 = 5;
+/// The same for an engine: routers notice within milliseconds, but engines cut what they are answering.
+pub(super) const ENGINE_STOP_DELAY: i64 = 10;
+/// Seconds that a pod has to finish its requests: the longest delay, a cascade's default deadline, and some.
 /// A constant, because a path's timeout must not restart pods.
-const GRACE: i64 = STOP_DELAY + 120 + 25;
+const GRACE: i64 = ENGINE_STOP_DELAY + 120 + 20;
 /// Label of namespaces whose pods may read metrics.
 const MONITORING: &str = "smallfirst.dev/monitoring";
 
@@ -54,12 +56,9 @@ pub(super) fn container_security() -> SecurityContext {
 }
 
 /// Lets the endpoint's end reach everyone before the process is told to stop.
-pub(super) fn sleep_before_stop() -> Lifecycle {
+pub(super) fn sleep_before_stop(seconds: i64) -> Lifecycle {
     Lifecycle {
-        pre_stop: Some(LifecycleHandler {
-            sleep: Some(SleepAction { seconds: STOP_DELAY }),
-            ..LifecycleHandler::default()
-        }),
+        pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds }), ..LifecycleHandler::default() }),
         ..Lifecycle::default()
     }
 }

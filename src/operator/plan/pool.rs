@@ -142,7 +142,7 @@ fn container(pool: &Pool, engine: &Engine, entry: &table::Tier, port: i32) -> Co
         readiness_probe: Some(Probe { period_seconds: Some(5), failure_threshold: Some(3), ..probe(engine) }),
         // A busy engine answers late; only one that is silent for a minute is restarted.
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe(engine) }),
-        lifecycle: Some(common::sleep_before_stop()),
+        lifecycle: Some(common::sleep_before_stop(common::ENGINE_STOP_DELAY)),
         security_context: Some(common::container_security()),
         volume_mounts: Some(mounts(pool, engine)),
         ..Container::default()

@@ -190,7 +190,7 @@ fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, ow
         ),
         readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..admin_probe("/readyz") }),
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..admin_probe("/healthz") }),
-        lifecycle: Some(common::sleep_before_stop()),
+        lifecycle: Some(common::sleep_before_stop(common::ROUTER_STOP_DELAY)),
         security_context: Some(common::container_security()),
         volume_mounts: Some(std::iter::once(state).chain(secrets).collect()),
         ..Container::default()

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::problems::{Problems, names};
 use super::{Invalid, Valid, tier};
-use crate::api::EscalationPath;
 use crate::api::conditions::{
     ACCEPTED, REASON_CLASS_ORDER, REASON_GATE_UNSATISFIABLE, REASON_INVALID, REASON_REF_NOT_ACCEPTED,
     REASON_REF_NOT_FOUND, RESOLVED_REFS,
@@ -12,6 +11,7 @@ use crate::api::conditions::{
 use crate::api::escalation_path::{self as api, Entry};
 use crate::api::model_tier::Capability;
 use crate::api::types::{Duration, LocalRef, ModelClass};
+use crate::api::{EscalationPath, ModelTier};
 use crate::operator::observe::Observed;
 use crate::router::gates::CompiledGate;
 use crate::routing::table::{self, Gate};
@@ -21,11 +21,17 @@ pub(super) type Tiers = BTreeMap<String, table::Tier>;
 
 /// The tiers of a namespace that are in force. One that became invalid keeps the entry that it has in `last`.
 pub(super) fn tiers_in_force(observed: &Observed, last: Option<&table::RoutingTable>) -> Tiers {
-    let entry = |name: &String, found| match tier(found) {
+    let entry = |name: &String, found: &ModelTier| match tier(found) {
         Ok(valid) => Some(valid.value),
         Err(_) => last.and_then(|table| table.tiers.get(name)).cloned(),
     };
-    observed.tiers.iter().filter_map(|(name, found)| Some((name.clone(), entry(name, found)?))).collect()
+    let kept = observed.tiers.iter().filter(|(_, found)| !going(found));
+    kept.filter_map(|(name, found)| Some((name.clone(), entry(name, found)?))).collect()
+}
+
+/// Whether a tier is being deleted: with foreground deletion it outlives its pods.
+fn going(tier: &ModelTier) -> bool {
+    tier.metadata.deletion_timestamp.is_some()
 }
 
 /// The path's entry in the routing table, as far as its tiers are there. Steps without a tier are left out.
@@ -154,7 +160,7 @@ pub(super) fn resolve_tier(
     tiers: &Tiers,
 ) -> Option<String> {
     let name = &reference.name;
-    match observed.tiers.get(name).map(|found| tier(found)) {
+    match observed.tiers.get(name).filter(|found| !going(found)).map(|found| tier(found)) {
         None => {
             let problem = format!("ModelTier {name:?} does not exist; known tiers: {}", names(observed.tiers.keys()));
             waiting.add(REASON_REF_NOT_FOUND, field, problem);
