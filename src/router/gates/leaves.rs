@@ -7,14 +7,14 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// Where the JSON lies in a content that may be fenced, as small models do: the text between a first line of three
-/// backticks and the last three backticks, without white space around it. Else all of it, trimmed.
+/// Where the JSON lies in a content that may be fenced, as small models do: from three backticks and the name of a
+/// language, if any, to the last three backticks, without white space around it. Else all of it, trimmed.
 pub(super) fn json_span(content: &str) -> Range<usize> {
     let trimmed = content.trim();
-    let inner = trimmed
-        .strip_prefix("```")
-        .and_then(|fenced| fenced.split_once('\n'))
-        .map_or(trimmed, |(_, body)| body.rfind("```").map_or(body, |end| &body[..end]).trim());
+    let inner = trimmed.strip_prefix("```").map_or(trimmed, |fenced| {
+        let body = fenced.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        body.rfind("```").map_or(body, |end| &body[..end]).trim()
+    });
     crate::router::json::span(content, inner)
 }
 
@@ -78,13 +78,15 @@ mod tests {
         assert_eq!(texts(json), wanted);
         assert_eq!(texts(&format!("```json\n{json}\n```")), wanted);
         assert_eq!(texts(&format!("```\n{json}\n```\nThat is all.")), wanted);
+        assert_eq!(texts(&format!("```json{json}```")), wanted);
+        assert_eq!(texts(&format!("```json{json}")), wanted, "cut before its end");
         assert_eq!(texts("42"), Some(vec!["42"]));
         assert_eq!(texts("\"refund\""), Some(vec!["refund"]));
     }
 
     #[test]
     fn what_is_not_json_has_no_leaves() {
-        for content in ["", "Hello.", "{", "```", "```json", "```json\n{", "{\"a\":1} and more", "``` {}```"] {
+        for content in ["", "Hello.", "{", "```", "```json", "```json\n{", "{\"a\":1} and more", "```json {} {}```"] {
             assert_eq!(leaves(content), None, "{content}");
         }
     }
