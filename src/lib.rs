@@ -16,4 +16,5 @@ pub mod cli;
 pub mod operator;
 pub mod router;
 pub mod routing;
+pub mod runtime;
 pub mod yaml;

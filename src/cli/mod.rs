@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub mod completion;
 pub mod crds;
+pub mod operator;
 
 /// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ pub struct Cli {
 enum Command {
     /// Print the CustomResourceDefinitions, as generated from the types of this binary.
     Crds(crds::Args),
+    /// Run the operator: watch the three kinds and make what they ask for.
+    Operator(operator::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -42,6 +45,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Crds(args) => crds::run(&args),
+            Command::Operator(args) => operator::run(args),
             Command::Completion(args) => completion::run(&args),
         }
     }

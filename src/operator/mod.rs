@@ -2,6 +2,10 @@
 //!
 //! `validate` and `plan` are pure: no client, no clock, no randomness. Same input, same bytes.
 
+pub mod apply;
+pub mod controller;
+pub mod events;
+pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod status;

@@ -1,5 +1,10 @@
 //! What the cluster says, as plain data: the input of `validate`, `plan` and `status`.
 
+pub mod cache;
+pub mod children;
+pub mod watch;
+pub mod world;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,107 @@
+//! `smallfirst operator`: the controller manager.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kube::{Client, Config};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::operator::controller::Controller;
+use crate::operator::plan::Settings;
+use crate::runtime::leader::{self, Election};
+use crate::runtime::{admin, shutdown, telemetry};
+
+/// Name of the Lease.
+const LEASE: &str = "smallfirst-operator";
+
+/// Flags of `smallfirst operator`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this namespace. Default: all.
+    #[arg(long, env = "SMALLFIRST_NAMESPACE")]
+    namespace: Option<String>,
+    /// Image of the router pods: this program's.
+    #[arg(long, env = "SMALLFIRST_ROUTER_IMAGE")]
+    router_image: String,
+    /// Namespace of the Lease that says which operator leads. Default: the one this process runs in.
+    #[arg(long, env = "SMALLFIRST_LEADER_ELECTION_NAMESPACE")]
+    leader_election_namespace: Option<String>,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    admin_address: SocketAddr,
+}
+
+/// Runs the operator until it is told to stop.
+///
+/// # Errors
+/// When there is no cluster, the admin port is taken, or the lease is lost for good.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(operate(args))
+}
+
+async fn operate(args: Args) -> anyhow::Result<ExitCode> {
+    let mut config = Config::infer().await.context("no cluster: neither a service account nor a kubeconfig")?;
+    // Calls have their own timeouts and objects their own back-off: a client that tries again by itself hides both.
+    config.default_retry = false;
+    let lease = leader::Settings {
+        namespace: args.leader_election_namespace.unwrap_or_else(|| config.default_namespace.clone()),
+        name: LEASE.to_owned(),
+        identity: identity(),
+    };
+    let client = Client::try_from(config).context("the cluster's configuration")?;
+    let listener = TcpListener::bind(args.admin_address).await.with_context(|| args.admin_address.to_string())?;
+    let mut election = Election::start(client.clone(), lease);
+    let settings = Settings { router_image: args.router_image };
+    let controller = Controller::new(client, args.namespace, settings, election.leader.clone());
+
+    let (stop, stopped) = watch::channel(false);
+    let mut ended = stopped.clone();
+    let admin = tokio::spawn(admin::serve(listener, routes(&controller), async move {
+        let _ = ended.wait_for(|stop| *stop).await;
+    }));
+    let mut work = tokio::spawn(controller.run(stopped));
+    let lost = tokio::select! {
+        signal = shutdown::requested() => {
+            signal.context("signals")?;
+            false
+        }
+        _ = &mut election.task => true,
+        _ = &mut work => true,
+    };
+    let _ = stop.send(true);
+    if lost {
+        anyhow::bail!("the election or a watch ended: this process cannot do its work any more");
+    }
+    // First the work, then the lease: the successor must not meet a write of ours.
+    let _ = work.await;
+    election.release().await;
+    let _ = admin.await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn routes(controller: &Controller) -> axum::Router {
+    let mut registry = Registry::default();
+    controller.metrics.register(&mut registry);
+    let world = Arc::clone(&controller.world);
+    let awaits: admin::Awaits = Arc::new(move || world.awaited());
+    let (world, metrics) = (Arc::clone(&controller.world), Arc::clone(&controller.metrics));
+    let refresh = Arc::new(move || {
+        for (kind, count) in world.malformed() {
+            metrics.set_malformed(kind, count);
+        }
+    });
+    admin::routes(awaits, Arc::new(registry), refresh)
+}
+
+/// Unique in the cluster and over restarts: the pod's name, and when this process began.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "smallfirst".to_owned());
+    let began = jiff::Timestamp::now().as_microsecond();
+    format!("{host}_{}_{began:x}", std::process::id())
+}

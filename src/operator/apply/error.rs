@@ -1,0 +1,132 @@
+//! Why a write did not happen, in words that do not change from one try to the next.
+
+use crate::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
+
+/// What has to happen before a write can work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Trying again may help.
+    Transient,
+    /// Somebody else must act first; tried again too, because nothing may tell when they did.
+    Waiting,
+    /// This process may not write.
+    Terminal,
+}
+
+/// Why a write did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Other managers own fields that must be set.
+    #[error("{object}: {details}. Take the field from that manager, or delete the object: it is then made anew")]
+    Conflict {
+        /// Kind and name.
+        object: String,
+        /// What the API server says: managers and fields.
+        details: String,
+    },
+    /// An object of this name exists and belongs to somebody else.
+    #[error("{object} exists already and belongs to {owner}. Delete it, or rename this object")]
+    Foreign {
+        /// Kind and name.
+        object: String,
+        /// Who it belongs to.
+        owner: String,
+    },
+    /// The API server refused.
+    #[error("{object}: the API server answered {code} {message}")]
+    Refused {
+        /// Kind and name.
+        object: String,
+        /// HTTP status.
+        code: u16,
+        /// What it said; without numbers that change.
+        message: String,
+    },
+    /// The API server could not be reached, or did not answer in time.
+    #[error("{object}: no answer from the API server")]
+    Unreachable {
+        /// Kind and name.
+        object: String,
+    },
+    /// Another operator leads.
+    #[error("not leading")]
+    NotLeading,
+}
+
+impl Error {
+    /// What the API server's answer means.
+    #[must_use]
+    pub fn of(object: &str, error: &kube::Error) -> Self {
+        let object = object.to_owned();
+        let kube::Error::Api(status) = error else { return Self::Unreachable { object } };
+        let causes = status.details.iter().flat_map(|d| &d.causes);
+        let conflicts: Vec<String> = causes
+            .filter(|cause| cause.reason == "FieldManagerConflict")
+            .map(|cause| format!("{} ({})", cause.message, cause.field))
+            .collect();
+        if status.code == 409 && !conflicts.is_empty() {
+            return Self::Conflict { object, details: conflicts.join(", ") };
+        }
+        // The text of an overloaded or failing server varies, the text of a refusal is the point.
+        let message = match status.code {
+            429 | 500.. => status.reason.clone(),
+            _ => status.message.clone(),
+        };
+        Self::Refused { object, code: status.code, message }
+    }
+
+    /// Reason of the condition that shows it.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } | Self::Foreign { .. } => REASON_CONFLICT,
+            _ => REASON_APPLY_FAILED,
+        }
+    }
+
+    /// What would help.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Conflict { .. } | Self::Foreign { .. } => Class::Waiting,
+            Self::Refused { code, .. } if *code < 500 && *code != 429 && *code != 409 => Class::Waiting,
+            Self::Refused { .. } | Self::Unreachable { .. } => Class::Transient,
+            Self::NotLeading => Class::Terminal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use kube::core::response::StatusCause;
+
+    use super::*;
+
+    fn api(code: u16, message: &str, reason: &str) -> Status {
+        Status::failure(message, reason).with_code(code)
+    }
+
+    #[test]
+    fn a_conflict_names_the_other_manager_and_the_field() {
+        let cause = StatusCause {
+            reason: "FieldManagerConflict".into(),
+            message: "conflict with \"kubectl\" using apps/v1".into(),
+            field: ".spec.replicas".into(),
+        };
+        let details = serde_json::from_value(serde_json::json!({"causes": [cause]})).expect("details");
+        let status = api(409, "Apply failed with 1 conflict", "Conflict").with_details(details);
+        let error = Error::of("Deployment small-pool", &kube::Error::Api(Box::new(status)));
+        assert_eq!(error.reason(), "Conflict");
+        assert_eq!(error.class(), Class::Waiting);
+        let text = error.to_string();
+        assert!(text.contains("\"kubectl\"") && text.contains(".spec.replicas"), "{text}");
+    }
+
+    #[test]
+    fn a_failing_server_gives_the_same_words_each_time() {
+        let at = |text: &str| Error::of("Service a", &kube::Error::Api(Box::new(api(500, text, "InternalError"))));
+        assert_eq!(at("etcd at 12:01"), at("etcd at 12:02"));
+        assert_eq!(at("x").class(), Class::Transient);
+    }
+}

@@ -1,0 +1,49 @@
+//! RoutingPolicy: observe its tiers and paths -> validate and compile the table -> apply the router -> status.
+//!
+//! A policy that is not in force is not applied at all: the table that was published last keeps serving.
+
+use jiff::Timestamp;
+
+use super::queue::Key;
+use super::{Context, Reconciled, attempt};
+use crate::operator::apply::Owner;
+use crate::operator::observe::world::current;
+use crate::operator::plan;
+use crate::operator::status::{self, Outcome};
+
+/// One look at a policy.
+pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
+    let Some(mut policy) = current(&context.world.policies, &key.id) else {
+        context.statuses.keep(key);
+        return Reconciled::nothing();
+    };
+    let owner = Owner { namespace: key.id.0.clone(), uid: policy.metadata.uid.clone().unwrap_or_default() };
+    let mut observed = context.world.namespace(&key.id.0);
+    context.world.add_table(&mut observed, &owner.uid, &key.id.1);
+    let mut outcome = Outcome::default();
+    let mut ending = Reconciled::ok();
+    match plan::policy(&policy, &observed, &context.settings) {
+        Ok(plan) => {
+            outcome.unresolved.clone_from(&plan.unresolved);
+            let hash = plan.table_hash.clone();
+            (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+            if outcome.apply.is_none() {
+                outcome.table_hash = Some(hash);
+            }
+        }
+        Err(invalid) => outcome.invalid = Some(invalid),
+    }
+    let router = (key.id.0.clone(), format!("{}-router", key.id.1));
+    context.world.add_deployment(&mut observed, &owner.uid, &router);
+    if let Some(latest) = current(&context.world.policies, &key.id) {
+        policy.status = latest.status;
+    }
+    let new = status::policy(&policy, &observed, &outcome, Timestamp::now());
+    if status::needs_write(policy.status.as_ref(), &new) {
+        let old = policy.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+        context.statuses.set(key, &policy, &new, &old, &new.conditions);
+    } else {
+        context.statuses.keep(key);
+    }
+    ending
+}

@@ -1,0 +1,182 @@
+//! Statuses: written after the children, the latest one only, and never in their way.
+//!
+//! A status that waits is replaced by the next one of the same object, so that a tier whose pods are ready by
+//! then costs one write. Statuses wait while children are written or objects are due, [`LONGEST_WAIT`] at most.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::runtime::events::{Event, Recorder, Reporter};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::queue::{Key, Kind, Queue};
+use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::operator::apply::{Applier, Error, guarded};
+use crate::operator::events;
+use crate::operator::metrics::Metrics;
+use crate::operator::observe::cache::Cache;
+use crate::operator::observe::world::World;
+use crate::runtime::leader::Leader;
+
+/// Field manager of statuses.
+pub const MANAGER: &str = "smallfirst-status";
+/// How long a status waits for children at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks whether they are done.
+const LOOK: Duration = Duration::from_millis(20);
+/// Statuses in flight at a time.
+const IN_FLIGHT: usize = 8;
+
+/// Statuses that wait to be written.
+pub struct Statuses {
+    client: Client,
+    leader: Leader,
+    world: Arc<World>,
+    metrics: Arc<Metrics>,
+    recorder: Recorder,
+    waiting: Mutex<HashMap<Key, Waiting>>,
+    news: Notify,
+}
+
+struct Waiting {
+    since: Instant,
+    body: Value,
+    events: Vec<Event>,
+    reference: k8s_openapi::api::core::v1::ObjectReference,
+}
+
+impl Statuses {
+    /// No status waits.
+    pub fn new(client: Client, leader: Leader, world: Arc<World>, metrics: Arc<Metrics>) -> Self {
+        let reporter = Reporter { controller: "smallfirst.dev/operator".to_owned(), instance: None };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, leader, world, metrics, recorder, waiting: Mutex::default(), news: Notify::new() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Key, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether every status was written.
+    pub fn idle(&self) -> bool {
+        self.waiting().is_empty()
+    }
+
+    /// The object's status is what it should be.
+    pub fn keep(&self, key: &Key) {
+        self.waiting().remove(key);
+    }
+
+    /// The object's status should be this one; its conditions were `old`.
+    pub fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition], new: &[Condition])
+    where
+        K: Resource<DynamicType = ()>,
+        S: Serialize,
+    {
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            // With its UID: never the status of another object of the same name.
+            "metadata": {"name": object.name_any(), "uid": object.meta().uid},
+            "status": status,
+        });
+        let events = events::between(old, new, object.meta().generation.unwrap_or_default());
+        let mut waiting = self.waiting();
+        let since = waiting.get(key).map_or_else(Instant::now, |before| before.since);
+        waiting.insert(key.clone(), Waiting { since, body, events, reference: object.object_ref(&()) });
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// Writes statuses for ever.
+    pub async fn run(&self, applier: &Applier, queue: &Queue) {
+        loop {
+            self.news.notified().await;
+            while !self.idle() {
+                if !applier.idle() || queue.busy() {
+                    let now = Instant::now();
+                    let late = self.waiting().values().any(|w| now >= w.since + LONGEST_WAIT);
+                    if !late {
+                        tokio::time::sleep(LOOK).await;
+                        continue;
+                    }
+                }
+                self.write_some(queue).await;
+            }
+        }
+    }
+
+    /// Writes what waits, whatever else is under way.
+    pub async fn flush(&self, queue: &Queue) {
+        while !self.idle() {
+            self.write_some(queue).await;
+        }
+    }
+
+    /// Writes the oldest statuses that wait.
+    async fn write_some(&self, queue: &Queue) {
+        let batch: Vec<(Key, Waiting)> = {
+            let mut waiting = self.waiting();
+            let mut keys: Vec<(Instant, Key)> = waiting.iter().map(|(key, w)| (w.since, key.clone())).collect();
+            keys.sort();
+            let keys = keys.into_iter().take(IN_FLIGHT);
+            keys.filter_map(|(_, key)| waiting.remove(&key).map(|w| (key, w))).collect()
+        };
+        let mut writes: FuturesUnordered<_> = batch.into_iter().map(|(key, w)| self.write_one(queue, key, w)).collect();
+        while writes.next().await.is_some() {}
+    }
+
+    async fn write_one(&self, queue: &Queue, key: Key, waiting: Waiting) {
+        let Waiting { body, events, reference, .. } = waiting;
+        let written = match key.kind {
+            Kind::Tier => self.patch::<ModelTier>(&self.world.tiers, &key, &body).await,
+            Kind::Path => self.patch::<EscalationPath>(&self.world.paths, &key, &body).await,
+            Kind::Policy => self.patch::<RoutingPolicy>(&self.world.policies, &key, &body).await,
+        };
+        match written {
+            Ok(()) => {
+                for event in events {
+                    let publish = self.recorder.publish(&event, &reference);
+                    match guarded(&self.leader, "Event", publish).await {
+                        Ok(()) => self.metrics.write("Event", "create"),
+                        Err(error) => tracing::warn!(%key, %error, "an event was not published"),
+                    }
+                }
+            }
+            // Gone, or another object of the same name: its own reconcile tells its status.
+            Err(Error::Refused { code: 404 | 409, .. } | Error::NotLeading) => {}
+            Err(error) => {
+                tracing::warn!(%key, %error, "a status was not written");
+                queue.retry(key);
+            }
+        }
+    }
+
+    async fn patch<K>(&self, cache: &Cache<DeserializeGuard<K>>, key: &Key, body: &Value) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (namespace, name) = &key.id;
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        // Nobody else writes this status: what is there from before, such as the schema's default, gives way.
+        let params = PatchParams::apply(MANAGER).force();
+        let patch = Patch::Apply(body);
+        let request = api.patch_status(name, &params, &patch);
+        let mut answer = guarded(&self.leader, &format!("{key} status"), request).await?;
+        self.metrics.write(key.kind.name(), "status");
+        answer.meta_mut().managed_fields = None;
+        cache.wrote(DeserializeGuard(Ok(answer)));
+        Ok(())
+    }
+}

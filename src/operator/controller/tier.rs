@@ -1,0 +1,44 @@
+//! ModelTier: validate and plan -> apply its pool -> status. A tier without a pool has no children.
+
+use jiff::Timestamp;
+
+use super::queue::Key;
+use super::{Context, Reconciled, attempt};
+use crate::operator::apply::Owner;
+use crate::operator::observe::Observed;
+use crate::operator::observe::world::current;
+use crate::operator::plan;
+use crate::operator::status::{self, Outcome};
+
+/// One look at a tier.
+pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
+    let Some(mut tier) = current(&context.world.tiers, &key.id) else {
+        // Deleted: its children have its owner reference and go by themselves. Malformed: nothing is touched.
+        context.statuses.keep(key);
+        return Reconciled::nothing();
+    };
+    let owner = Owner { namespace: key.id.0.clone(), uid: tier.metadata.uid.clone().unwrap_or_default() };
+    let mut outcome = Outcome::default();
+    let mut ending = Reconciled::ok();
+    match plan::tier(&tier, &context.settings) {
+        Ok(plan) => {
+            (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+        }
+        // What runs keeps running.
+        Err(invalid) => outcome.invalid = Some(invalid),
+    }
+    let mut observed = Observed { namespace: key.id.0.clone(), ..Observed::default() };
+    let pool = (key.id.0.clone(), format!("{}-pool", key.id.1));
+    context.world.add_deployment(&mut observed, &owner.uid, &pool);
+    if let Some(latest) = current(&context.world.tiers, &key.id) {
+        tier.status = latest.status;
+    }
+    let new = status::tier(&tier, &observed, &outcome, Timestamp::now());
+    if status::needs_write(tier.status.as_ref(), &new) {
+        let old = tier.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+        context.statuses.set(key, &tier, &new, &old, &new.conditions);
+    } else {
+        context.statuses.keep(key);
+    }
+    ending
+}

@@ -1,0 +1,112 @@
+//! Pure: a change of one object -> the objects that have to be looked at again.
+//!
+//! An object itself whenever it changed in any way; those that refer to it only when what they read of it
+//! changed: its spec, or that it came or went. Statuses refer to nothing.
+
+use kube::Resource;
+use kube::core::{DeserializeGuard, DynamicObject};
+
+use super::queue::{Key, Kind};
+use crate::api::escalation_path::Step;
+use crate::api::model_tier::Exposure;
+use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
+use crate::operator::observe::cache::Change;
+use crate::operator::observe::children::controller;
+use crate::operator::observe::world::World;
+
+type Guard<K> = DeserializeGuard<K>;
+
+fn parts<K: Resource>(change: &Change<K>) -> (String, String) {
+    let meta = change.new.as_ref().or(change.old.as_ref()).map(|object| object.meta().clone()).unwrap_or_default();
+    (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default())
+}
+
+/// Whether those that refer to the object see a difference.
+fn matters<K: Resource>(change: &Change<K>) -> bool {
+    let seen = |object: &K| {
+        let meta = object.meta();
+        (meta.uid.clone(), meta.generation, meta.deletion_timestamp.is_some())
+    };
+    change.old.as_deref().map(seen) != change.new.as_deref().map(seen)
+}
+
+fn readable<K: Resource>(change: &Change<Guard<K>>) -> Vec<&K> {
+    [&change.old, &change.new].into_iter().flatten().filter_map(|guard| guard.0.as_ref().ok()).collect()
+}
+
+/// What a change of a tier concerns: the tier, the paths that use it, and the policies that use those or it.
+pub fn tier(world: &World, change: &Change<Guard<ModelTier>>) -> Vec<Key> {
+    let (namespace, name) = parts(change);
+    let mut keys = vec![Key::new(Kind::Tier, &namespace, &name)];
+    if !matters(change) {
+        return keys;
+    }
+    let states = readable(change);
+    let uses = |step: &Step| {
+        step.tier_ref.as_ref().is_some_and(|r| r.name == name)
+            || step.class.is_some_and(|class| states.is_empty() || states.iter().any(|tier| tier.spec.class == class))
+    };
+    let mut paths = Vec::new();
+    for guard in world.paths.namespace(&namespace) {
+        if let Ok(path) = &guard.0
+            && path.spec.steps.iter().any(uses)
+        {
+            paths.extend(path.metadata.name.clone());
+        }
+    }
+    // A tier that clients may name is in every table of its namespace.
+    let public = states.is_empty() || states.iter().any(|tier| tier.spec.exposure == Exposure::Public);
+    keys.extend(policies(world, &namespace, |policy| {
+        public
+            || policy.spec.workloads.iter().any(|w| {
+                w.tier_ref.as_ref().is_some_and(|r| r.name == name)
+                    || w.path_ref.as_ref().is_some_and(|r| paths.contains(&r.name))
+            })
+    }));
+    keys.extend(paths.iter().map(|path| Key::new(Kind::Path, &namespace, path)));
+    keys
+}
+
+/// What a change of a path concerns: the path and the policies that use it.
+pub fn path(world: &World, change: &Change<Guard<EscalationPath>>) -> Vec<Key> {
+    let (namespace, name) = parts(change);
+    let mut keys = vec![Key::new(Kind::Path, &namespace, &name)];
+    if matters(change) {
+        keys.extend(policies(world, &namespace, |policy| {
+            policy.spec.workloads.iter().any(|w| w.path_ref.as_ref().is_some_and(|r| r.name == name))
+        }));
+    }
+    keys
+}
+
+/// What a change of a policy concerns: the policy.
+pub fn policy(change: &Change<Guard<RoutingPolicy>>) -> Vec<Key> {
+    let (namespace, name) = parts(change);
+    vec![Key::new(Kind::Policy, &namespace, &name)]
+}
+
+/// What a change of a child concerns: its owner, the one before too.
+pub fn child(change: &Change<DynamicObject>) -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    for object in [&change.old, &change.new].into_iter().flatten() {
+        let Some(owner) = controller(object).filter(|r| r.api_version.split('/').next() == Some(GROUP)) else {
+            continue;
+        };
+        let kind = match owner.kind.as_str() {
+            "ModelTier" => Kind::Tier,
+            "RoutingPolicy" => Kind::Policy,
+            _ => continue,
+        };
+        let key = Key::new(kind, object.metadata.namespace.as_deref().unwrap_or_default(), &owner.name);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+fn policies(world: &World, namespace: &str, uses: impl Fn(&RoutingPolicy) -> bool) -> Vec<Key> {
+    let policies = world.policies.namespace(namespace);
+    let used = policies.iter().filter_map(|guard| guard.0.as_ref().ok()).filter(|policy| uses(policy));
+    used.filter_map(|policy| policy.metadata.name.as_deref()).map(|n| Key::new(Kind::Policy, namespace, n)).collect()
+}

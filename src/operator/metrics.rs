@@ -1,0 +1,107 @@
+//! What the operator counts. Labels are kinds, verbs and reasons: never names, never error texts.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reconcile {
+    kind: String,
+    result: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Write {
+    kind: String,
+    verb: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: String,
+}
+
+/// The operator's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    reconciles: Family<Reconcile, Counter>,
+    durations: Family<OfKind, Histogram>,
+    writes: Family<Write, Counter>,
+    watch_errors: Family<OfKind, Counter>,
+    malformed: Family<OfKind, Gauge>,
+    depth: Gauge,
+    leader: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            reconciles: Family::default(),
+            durations: Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0].into_iter())
+            }),
+            writes: Family::default(),
+            watch_errors: Family::default(),
+            malformed: Family::default(),
+            depth: Gauge::default(),
+            leader: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything under `smallfirst_operator_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let Self { reconciles, durations, writes, watch_errors, malformed, depth, leader } = self;
+        let registry = registry.sub_registry_with_prefix("smallfirst_operator");
+        registry.register("reconciles", "Reconciles by kind and result", reconciles.clone());
+        registry.register("reconcile_duration_seconds", "Time of a reconcile", durations.clone());
+        registry.register("writes", "Writes to the API server by kind and verb", writes.clone());
+        registry.register("watch_errors", "Watches that failed and were tried again", watch_errors.clone());
+        registry.register("malformed_objects", "Objects that cannot be read", malformed.clone());
+        registry.register("queue_depth", "Objects that wait to be looked at", depth.clone());
+        registry.register("leader", "1 when this process leads", leader.clone());
+    }
+
+    /// Counts a reconcile. `result` is `ok` or a reason.
+    pub fn reconcile(&self, kind: &str, result: &str, took: Duration) {
+        self.reconciles.get_or_create(&Reconcile { kind: kind.into(), result: result.into() }).inc();
+        self.durations.get_or_create(&OfKind { kind: kind.into() }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a write that the API server took.
+    pub fn write(&self, kind: &str, verb: &str) {
+        self.writes.get_or_create(&Write { kind: kind.into(), verb: verb.into() }).inc();
+    }
+
+    /// Writes of a kind and verb so far.
+    #[must_use]
+    pub fn writes(&self, kind: &str, verb: &str) -> u64 {
+        self.writes.get_or_create(&Write { kind: kind.into(), verb: verb.into() }).get()
+    }
+
+    /// Counts a watch that failed.
+    pub fn watch_errors(&self, kind: &str) {
+        self.watch_errors.get_or_create(&OfKind { kind: kind.into() }).inc();
+    }
+
+    /// Sets the number of objects that cannot be read.
+    pub fn set_malformed(&self, kind: &str, count: usize) {
+        self.malformed.get_or_create(&OfKind { kind: kind.into() }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of objects that wait.
+    pub fn set_depth(&self, depth: usize) {
+        self.depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether this process leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+}

@@ -1,0 +1,149 @@
+//! The watches: they fill the caches and say which objects to look at again.
+//!
+//! Lists are streamed where the server can (it then never holds a whole list in memory for us); one question at
+//! the start finds out. Children are watched by label. A watch that fails is tried again with back-off by itself:
+//! what was seen stays in force, and a new list wakes up only what differs from it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::Client;
+use kube::api::{Api, DynamicObject, WatchParams};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
+use kube::runtime::watcher::{self, Config, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use super::world::World;
+use crate::api::ModelTier;
+use crate::operator::controller::{Queue, triggers};
+use crate::operator::metrics::Metrics;
+use crate::operator::plan::MANAGED_BY;
+
+/// What the watches share.
+#[derive(Clone)]
+pub struct Watches {
+    /// Talks to the API server.
+    pub client: Client,
+    /// `None`: all namespaces.
+    pub namespace: Option<String>,
+    /// What they fill.
+    pub world: Arc<World>,
+    /// Whom they tell.
+    pub queue: Arc<Queue>,
+    /// Errors are counted here.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Watches {
+    /// Starts all watches. They run until the set is dropped.
+    pub async fn start(&self) -> JoinSet<()> {
+        let config = if self.streams().await { Config::default().streaming_lists() } else { Config::default() };
+        let mut tasks = JoinSet::new();
+        let Self { world, queue, .. } = self;
+
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        self.kind(&mut tasks, config.clone(), move |event| {
+            for change in w.tiers.watched(event) {
+                q.add_all(triggers::tier(&w, &change));
+            }
+        });
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        self.kind(&mut tasks, config.clone(), move |event| {
+            for change in w.paths.watched(event) {
+                q.add_all(triggers::path(&w, &change));
+            }
+        });
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        self.kind(&mut tasks, config.clone(), move |event| {
+            for change in w.policies.watched(event) {
+                q.add_all(triggers::policy(&change));
+            }
+        });
+        for (index, resource) in world.children.kinds().iter().enumerate() {
+            let api: Api<DynamicObject> = match &self.namespace {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+                None => Api::all_with(self.client.clone(), resource),
+            };
+            let (w, q) = (Arc::clone(world), Arc::clone(queue));
+            let config = config.clone().labels(&format!("{MANAGED_BY}=smallfirst"));
+            let metrics = Arc::clone(&self.metrics);
+            tasks.spawn(drive(api, config, resource.kind.clone(), metrics, move |event| {
+                for change in w.children.watched(index, event) {
+                    q.add_all(triggers::child(&change));
+                }
+            }));
+        }
+        tasks
+    }
+
+    fn kind<K>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        config: Config,
+        take: impl Fn(Event<DeserializeGuard<K>>) + Send + 'static,
+    ) where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api: Api<DeserializeGuard<K>> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        tasks.spawn(drive(api, config, K::kind(&()).into_owned(), Arc::clone(&self.metrics), take));
+    }
+
+    /// Whether the server streams lists. A server that does not answers the question with an error.
+    async fn streams(&self) -> bool {
+        let api: Api<ModelTier> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let params = WatchParams::default().initial_events().timeout(1).fields("metadata.name=-");
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(3), api.watch(&params, "0")).await;
+        let streams = matches!(asked, Ok(Ok(_)));
+        tracing::debug!(streams, "asked whether the server streams lists");
+        streams
+    }
+}
+
+/// Runs one watch for ever.
+async fn drive<K>(
+    api: Api<K>,
+    config: Config,
+    kind: String,
+    metrics: Arc<Metrics>,
+    take: impl Fn(Event<K>) + Send + 'static,
+) where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let stream = watch(api, config).default_backoff().modify(|object| {
+        // Half of an object's bytes, and nothing here reads it.
+        object.meta_mut().managed_fields = None;
+    });
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => take(event),
+            Err(error) => {
+                metrics.watch_errors(&kind);
+                report(&kind, &error);
+            }
+        }
+    }
+}
+
+fn report(kind: &str, error: &watcher::Error) {
+    // A version that is too old is how every long watch ends: it lists again.
+    match error {
+        watcher::Error::WatchError(status) if status.code == 410 => tracing::debug!(kind, "the watch starts over"),
+        error => tracing::warn!(kind, %error, "the watch failed and is tried again"),
+    }
+}

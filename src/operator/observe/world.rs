@@ -1,0 +1,127 @@
+//! Everything that the watches have shown, and the part of it that one reconcile looks at.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Resource;
+use kube::core::{DeserializeGuard, DynamicObject, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::cache::{Cache, Id};
+use super::children::{Children, controller};
+use super::{DeploymentState, Observed};
+use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::routing::RoutingTable;
+use crate::routing::table::CONFIG_MAP_KEY;
+
+/// The cluster, as the operator sees it.
+#[derive(Debug, Default)]
+pub struct World {
+    /// All tiers, the malformed ones too.
+    pub tiers: Cache<DeserializeGuard<ModelTier>>,
+    /// All paths, the malformed ones too.
+    pub paths: Cache<DeserializeGuard<EscalationPath>>,
+    /// All policies, the malformed ones too.
+    pub policies: Cache<DeserializeGuard<RoutingPolicy>>,
+    /// What the operator made.
+    pub children: Children,
+}
+
+/// A readable object that is not being deleted.
+fn live<K: Resource>(guard: &DeserializeGuard<K>) -> Option<&K> {
+    guard.0.as_ref().ok().filter(|object| object.meta().deletion_timestamp.is_none())
+}
+
+/// One object, if it can be read and is not being deleted.
+pub fn current<K: Resource + Clone>(cache: &Cache<DeserializeGuard<K>>, id: &Id) -> Option<K> {
+    cache.get(id).and_then(|guard| live(&guard).cloned())
+}
+
+fn by_name<K: Resource + Clone>(
+    cache: &Cache<DeserializeGuard<K>>,
+    namespace: &str,
+) -> std::collections::BTreeMap<String, Arc<K>> {
+    let objects = cache.namespace(namespace);
+    objects.iter().filter_map(|guard| live(guard)).map(|object| (object.name_any(), Arc::new(object.clone()))).collect()
+}
+
+impl World {
+    /// What is not listed yet; empty when reconciling may begin.
+    #[must_use]
+    pub fn awaited(&self) -> Vec<String> {
+        let mut awaited = self.children.awaited();
+        awaited.extend((!self.tiers.is_ready()).then(|| "modeltiers".to_owned()));
+        awaited.extend((!self.paths.is_ready()).then(|| "escalationpaths".to_owned()));
+        awaited.extend((!self.policies.is_ready()).then(|| "routingpolicies".to_owned()));
+        awaited
+    }
+
+    /// Malformed objects by kind.
+    #[must_use]
+    pub fn malformed(&self) -> [(&'static str, usize); 3] {
+        [
+            ("ModelTier", self.tiers.count(|guard| guard.0.is_err())),
+            ("EscalationPath", self.paths.count(|guard| guard.0.is_err())),
+            ("RoutingPolicy", self.policies.count(|guard| guard.0.is_err())),
+        ]
+    }
+
+    /// What a path or policy of a namespace looks at.
+    #[must_use]
+    pub fn namespace(&self, namespace: &str) -> Observed {
+        Observed {
+            namespace: namespace.to_owned(),
+            tiers: by_name(&self.tiers, namespace),
+            paths: by_name(&self.paths, namespace),
+            policies: by_name(&self.policies, namespace),
+            ..Observed::default()
+        }
+    }
+
+    /// Adds the Deployment of an owner, if it has one of this name.
+    pub fn add_deployment(&self, observed: &mut Observed, owner: &str, id: &Id) {
+        if let Some(object) = self.child::<Deployment>(owner, id) {
+            observed.deployments.insert(id.1.clone(), deployment_state(&object));
+        }
+    }
+
+    /// Adds the table that a policy published last.
+    pub fn add_table(&self, observed: &mut Observed, owner: &str, policy: &str) {
+        let id = (observed.namespace.clone(), format!("{policy}-table"));
+        let table = self.child::<ConfigMap>(owner, &id).and_then(|object| {
+            let text = object.data.pointer(&format!("/data/{CONFIG_MAP_KEY}"))?.as_str()?.to_owned();
+            serde_json::from_str::<RoutingTable>(&text).ok()
+        });
+        if let Some(table) = table {
+            observed.tables.insert(policy.to_owned(), Arc::new(table));
+        }
+    }
+
+    fn child<K: Resource<DynamicType = ()>>(&self, owner: &str, id: &Id) -> Option<Arc<DynamicObject>> {
+        let object = self.children.get_typed::<K>(id)?;
+        controller(&object).is_some_and(|r| r.uid == owner).then_some(object)
+    }
+}
+
+fn deployment_state(object: &DynamicObject) -> DeploymentState {
+    fn part<T: DeserializeOwned + Default>(object: &DynamicObject, pointer: &str) -> T {
+        object.data.pointer(pointer).and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
+    }
+    let condition = |type_: &str, holds: &dyn Fn(&serde_json::Value) -> bool| {
+        let conditions = object.data.pointer("/status/conditions")?.as_array()?;
+        let found = conditions.iter().find(|c| c["type"] == type_ && holds(c))?;
+        Some(found["message"].as_str().unwrap_or_default().to_owned())
+    };
+    DeploymentState {
+        generation: object.metadata.generation.unwrap_or_default(),
+        observed_generation: part(object, "/status/observedGeneration"),
+        desired: part(object, "/spec/replicas"),
+        replicas: part(object, "/status/replicas"),
+        updated: part(object, "/status/updatedReplicas"),
+        ready: part(object, "/status/readyReplicas"),
+        available: part(object, "/status/availableReplicas"),
+        deadline_exceeded: condition("Progressing", &|c| c["reason"] == "ProgressDeadlineExceeded"),
+        replica_failure: condition("ReplicaFailure", &|c| c["status"] == "True"),
+    }
+}
