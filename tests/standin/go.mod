@@ -1,0 +1,3 @@
+module smallfirst.dev/tests/standin
+
+go 1.24
