@@ -26,11 +26,16 @@ use crate::router::answer::Choice;
 pub const MAX_REQUEST_SCHEMA_BYTES: usize = 256 << 10;
 
 /// Schemas that one thread keeps compiled.
-const CACHED: usize = 32;
+const CACHED: usize = 16;
 /// Text of schemas that one thread keeps compiled, in bytes: what they take compiled grows with it.
 const CACHED_BYTES: usize = 1 << 20;
 
+/// Bound on one compiled pattern of a table's schema, in bytes.
 const SIZE_LIMIT: usize = 1 << 20;
+/// Bound on one compiled pattern of a request's schema, in bytes: times the patterns of one schema and the schemas kept,
+/// what a hostile client can make a thread hold.
+const REQUEST_SIZE_LIMIT: usize = 1 << 18;
+/// Steps after which a pattern that backtracks is taken not to match.
 const BACKTRACK_LIMIT: usize = 10_000;
 
 #[derive(Debug)]
@@ -41,7 +46,11 @@ pub(super) struct JsonSchemaGate(
 
 impl JsonSchemaGate {
     pub(super) fn compile(inline: Option<&str>) -> Result<Self, String> {
-        inline.map(|schema| compile(&parse(schema)?)).transpose().map(Self).map_err(|e| format!("jsonSchema: {e}"))
+        inline
+            .map(|schema| compile(&parse(schema)?, SIZE_LIMIT))
+            .transpose()
+            .map(Self)
+            .map_err(|e| format!("jsonSchema: {e}"))
     }
 
     pub(super) const fn is_of_request(&self) -> bool {
@@ -85,11 +94,11 @@ fn parse(schema: &str) -> Result<Value, String> {
     if schema.is_object() { Ok(schema) } else { Err("must be an object".into()) }
 }
 
-fn compile(schema: &Value) -> Result<Validator, String> {
+fn compile(schema: &Value, size_limit: usize) -> Result<Validator, String> {
     let patterns = PatternOptions::fancy_regex()
         .backtrack_limit(BACKTRACK_LIMIT)
-        .size_limit(SIZE_LIMIT)
-        .dfa_size_limit(SIZE_LIMIT);
+        .size_limit(size_limit)
+        .dfa_size_limit(size_limit);
     let built = jsonschema::options().offline().with_pattern_options(patterns).build(schema);
     built.map_err(|e| format!("must be a JSON schema: {e}"))
 }
@@ -108,7 +117,7 @@ fn cached(schema: &str) -> Compiled {
     let checked = |schema| {
         let schema = parse(schema)?;
         schema_size::check(&schema)?;
-        compile(&schema)
+        compile(&schema, REQUEST_SIZE_LIMIT)
     };
     CACHE.with_borrow_mut(|cache| {
         if let Some(at) = cache.iter().position(|(key, _)| **key == *schema) {

@@ -11,6 +11,10 @@ use serde_json::Value;
 /// Sub-schemas that a request's schema may stand for. A recursive reference counts once.
 pub const MAX_SUBSCHEMAS: usize = 10_000;
 
+/// Patterns (`pattern` and the names of `patternProperties`) that a request's schema may have: each is a program to
+/// compile and to keep.
+const MAX_PATTERNS: usize = 64;
+
 /// Longest chain of references.
 const MAX_LINKS: usize = 32;
 
@@ -22,9 +26,27 @@ pub(super) fn check(schema: &Value) -> Result<(), String> {
     if schema.get("$schema").and_then(Value::as_str).is_some_and(|draft| draft.contains("draft-04")) {
         return Err("must be of draft 6 or later".into());
     }
+    if patterns(schema) > MAX_PATTERNS {
+        return Err(format!("must have at most {MAX_PATTERNS} patterns"));
+    }
     match (Size { root: schema, known: HashMap::new(), links: 0 }).of(schema)? {
         0..=MAX_SUBSCHEMAS => Ok(()),
         _ => Err(format!("must not stand for more than {MAX_SUBSCHEMAS} sub-schemas once its references are followed")),
+    }
+}
+
+fn patterns(value: &Value) -> usize {
+    match value {
+        Value::Object(members) => {
+            let own = members.iter().map(|(name, member)| match (name.as_str(), member) {
+                ("pattern", Value::String(_)) => 1,
+                ("patternProperties", Value::Object(named)) => named.len() + patterns(member),
+                _ => patterns(member),
+            });
+            own.sum()
+        }
+        Value::Array(items) => items.iter().map(patterns).sum(),
+        _ => 0,
     }
 }
 

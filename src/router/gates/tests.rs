@@ -209,6 +209,25 @@ fn a_schema_that_explodes_is_refused() {
     assert_eq!(failure.as_deref(), Some("the request's schema is wrong"));
 }
 
+/// Each pattern is a program to compile and keep; a schema of thousands would hold a thread for seconds.
+#[test]
+fn a_schema_of_many_or_large_patterns_is_refused() {
+    let with = |count: usize, pattern: &str| {
+        let half = count / 2;
+        let own: Vec<Value> = (0..half).map(|_| json!({"pattern": pattern})).collect();
+        let named = (half..count).map(|n| (format!("{pattern}{n}"), json!(true)));
+        json!({"allOf": own, "patternProperties": named.collect::<serde_json::Map<_, _>>()}).to_string()
+    };
+    assert_eq!(validate_request_schema(&with(64, "^[a-z]+")), Ok(()));
+    assert_eq!(validate_request_schema(&with(65, "^[a-z]+")), Err("must have at most 64 patterns".into()));
+    assert_eq!(validate_request_schema(&with(2, r"^\p{L}[\p{L}\p{N} '-]*")), Ok(()));
+    assert!(validate_request_schema(&with(2, r"^\p{L}{100}")).is_err());
+    // What is referred to counts once; a property that is named pattern is none.
+    let referred = r##"{"$defs":{"a":PATTERNS},"items":{"$ref":"#/$defs/a"},"not":{"$ref":"#/$defs/a"}}"##;
+    assert_eq!(validate_request_schema(&referred.replace("PATTERNS", &with(64, "^[a-z]+"))), Ok(()));
+    assert_eq!(validate_request_schema(r#"{"properties":{"pattern":{"type":"string"}}}"#), Ok(()));
+}
+
 /// Recursive schemas are common (trees); the validator must remember what it has judged.
 #[test]
 fn recursion_with_branches_is_judged_in_time() {
