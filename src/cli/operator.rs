@@ -85,7 +85,7 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn routes(controller: &Controller) -> axum::Router {
+fn routes(controller: &Controller) -> admin::Router {
     let mut registry = Registry::default();
     controller.metrics.register(&mut registry);
     let world = Arc::clone(&controller.world);

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use axum::Router;
+pub use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
