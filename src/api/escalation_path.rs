@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{Duration, Empty, LocalRef, ModelClass, Ratio, Score};
 
 /// An ordered list of steps over tiers, each with the gates that its answer must pass.
+#[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "smallfirst.dev",

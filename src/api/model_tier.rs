@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{DataClass, Decimal, ModelClass, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
+#[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "smallfirst.dev",
@@ -286,7 +287,7 @@ impl JsonSchema for RawTemplate {
 pub struct Provider {
     /// Dialect of the provider's API.
     pub api: ProviderApi,
-    /// Base of the provider's API including its version, such as https://api.example.com/v1. https, or http only to a Service of the cluster.
+    /// Base of the provider's API including its version, such as `https://api.example.com/v1`. https, or http only to a Service of the cluster.
     #[serde(rename = "baseURL")]
     #[schemars(length(min = 1, max = 512), pattern(r"^https?://[^\s?#]+$"))]
     pub base_url: String,

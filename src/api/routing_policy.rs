@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{DataClass, Empty, LocalRef, Resources, Risk, SecretKeyRef};
 
 /// Workload classes and the path each takes, for one router and its clients.
+#[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "smallfirst.dev",

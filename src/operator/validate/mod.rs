@@ -15,7 +15,6 @@ mod tier;
 
 pub use path::path;
 pub use policy::policy;
-pub use template::problems as template_problems;
 pub use tier::tier;
 
 use crate::api::conditions::{REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND};

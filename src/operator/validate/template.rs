@@ -18,8 +18,7 @@ pub(super) fn check(problems: &mut Problems, pool: &Pool) {
 }
 
 /// What is wrong with a template: field and problem.
-#[must_use]
-pub fn problems(template: &serde_json::Map<String, Value>) -> Vec<(String, String)> {
+fn problems(template: &serde_json::Map<String, Value>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (key, value) in template {
         match (key.as_str(), value) {
