@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub mod completion;
 pub mod crds;
+pub mod router;
 pub mod operator;
 
 /// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
@@ -33,6 +34,8 @@ enum Command {
     Crds(crds::Args),
     /// Run the operator: watch the three kinds and make what they ask for.
     Operator(operator::Args),
+    /// Run the data plane: one process a pod, fed by the routing table of one RoutingPolicy.
+    Router(router::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -46,6 +49,7 @@ impl Cli {
         match self.command {
             Command::Crds(args) => crds::run(&args),
             Command::Operator(args) => operator::run(args),
+            Command::Router(args) => router::run(args),
             Command::Completion(args) => completion::run(&args),
         }
     }

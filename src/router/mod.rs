@@ -1,8 +1,98 @@
 //! The data plane: one request in, the first good enough answer out.
+//!
+//! ```text
+//! serve: read -> authenticate -> classify -> walk the path -> reply -> account
+//!                                              |
+//!                       cascade: for each step  ask (endpoints, pool, call) -> judge (gates) -> accept or go on
+//! ```
+//! A thread a core, each with its own listener (`SO_REUSEPORT`), runtime and connections. What cores share is a snapshot
+//! of the table behind an atomic pointer, and counters.
 
+pub mod access_log;
 pub mod answer;
 pub mod body;
+pub mod breaker;
+pub mod call;
+pub mod cascade;
+pub mod endpoints;
+pub mod control;
+pub mod errors;
 pub mod gates;
 pub(crate) mod json;
+pub mod metrics;
 pub mod money;
+pub mod pool;
+pub mod run;
+pub mod serve;
+pub mod server;
+pub mod snapshot;
 pub mod sse;
+pub mod trace;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use access_log::AccessLog;
+use endpoints::Endpoints;
+use metrics::Metrics;
+use snapshot::Snapshot;
+
+/// Default bound on a request's body, in bytes.
+pub const MAX_BODY_BYTES: usize = 32 << 20;
+
+/// What all cores share.
+pub struct Shared {
+    /// The table in force.
+    pub snapshot: ArcSwapOption<Snapshot>,
+    /// Endpoints in force.
+    pub endpoints: ArcSwap<Endpoints>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where requests are logged.
+    pub access_log: AccessLog,
+    /// Bound on a request's body, in bytes.
+    pub max_body_bytes: usize,
+    /// Longest time to receive a body.
+    pub body_timeout: Duration,
+    ids: AtomicU64,
+    seed: u64,
+}
+
+thread_local! {
+    static STATE: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Shared {
+    /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
+    #[must_use]
+    pub fn new(metrics: Metrics, access_log: AccessLog, max_body_bytes: usize, seed: u64) -> Self {
+        Self {
+            snapshot: ArcSwapOption::empty(),
+            endpoints: ArcSwap::from_pointee(Endpoints::default()),
+            metrics,
+            access_log,
+            max_body_bytes,
+            body_timeout: Duration::from_secs(30),
+            ids: AtomicU64::new(0),
+            seed,
+        }
+    }
+
+    fn next_id(&self) -> String {
+        format!("sf-{:016x}-{:x}", self.seed, self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Draws below a bound, from a generator of this thread (SplitMix64): good enough to spread load.
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
+    fn random(&self, bound: usize) -> usize {
+        let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        STATE.set(state);
+        let mut z = state ^ self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % (bound.max(1) as u64)) as usize
+    }
+}

@@ -1,3 +1,7 @@
-//! Where a table comes from.
+//! Where a router's table, keys and endpoints come from.
 
+pub mod configmap;
+pub mod endpoints;
+pub mod file;
 pub mod manifests;
+pub mod secrets;

@@ -1,0 +1,103 @@
+//! `smallfirst router`: the data plane, one process a pod.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::router::MAX_BODY_BYTES;
+use crate::router::control::{Inputs, last_good};
+use crate::router::run::{Config, start};
+use crate::routing::source::{configmap, endpoints, file, secrets};
+use crate::routing::table::SECRETS_DIR;
+use crate::runtime::{shutdown, telemetry};
+
+/// Flags of `smallfirst router`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Namespace of the RoutingPolicy.
+    #[arg(long, env = "SMALLFIRST_NAMESPACE", required_unless_present = "table")]
+    namespace: Option<String>,
+    /// Name of the RoutingPolicy; its table is watched.
+    #[arg(long, env = "SMALLFIRST_POLICY", required_unless_present = "table")]
+    policy: Option<String>,
+    /// Read the routing table from a file, without a cluster.
+    #[arg(long, conflicts_with_all = ["namespace", "policy"])]
+    table: Option<PathBuf>,
+    /// Address of the traffic port.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Address of the admin port: /healthz, /readyz, /metrics, /table.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    admin: SocketAddr,
+    /// Threads that serve traffic. Default: one for each CPU that this process may use.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Folder with the mounted Secrets: FOLDER/SECRET/KEY.
+    #[arg(long, default_value = SECRETS_DIR)]
+    secrets_dir: PathBuf,
+    /// Folder for the last good table, which serves after a restart while the API server is away.
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+    /// Largest request body, in bytes.
+    #[arg(long, default_value_t = MAX_BODY_BYTES)]
+    max_body_bytes: usize,
+    /// Seconds between the failing readiness and the closing of the port.
+    #[arg(long, default_value_t = 3)]
+    lame_duck_seconds: u64,
+    /// Longest time to wait for requests in flight at the end, in seconds.
+    #[arg(long, default_value_t = 120)]
+    drain_seconds: u64,
+}
+
+/// Runs a router until it is told to stop.
+///
+/// # Errors
+/// When it can't start.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(serve(args))?;
+    // A watch that never ends must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let secrets = secrets::follow(args.secrets_dir);
+    let inputs = match (args.table, args.namespace, args.policy) {
+        (Some(path), ..) => {
+            let table = file::follow(path.clone()).with_context(|| format!("--table {}", path.display()))?;
+            // Without a watch there are no Services; the sender must live as long as the process.
+            let (sender, addresses) = watch::channel(crate::router::endpoints::Addresses::new());
+            tokio::spawn(async move { sender.closed().await });
+            Inputs { table, secrets, addresses }
+        }
+        (None, Some(namespace), Some(policy)) => {
+            let client = kube::Client::try_default().await.context("no way to the API server")?;
+            let first: Option<Arc<str>> = args.state_dir.as_deref().and_then(last_good);
+            let table = configmap::follow(client.clone(), &namespace, &format!("{policy}-table"), first);
+            Inputs { table, secrets, addresses: endpoints::follow(client, &namespace) }
+        }
+        _ => anyhow::bail!("give --namespace and --policy, or --table"),
+    };
+    let config = Config {
+        listen: args.listen,
+        admin: Some(args.admin),
+        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        max_body_bytes: args.max_body_bytes,
+        lame_duck: Duration::from_secs(args.lame_duck_seconds),
+        drain: Duration::from_secs(args.drain_seconds),
+        state: args.state_dir,
+        access_log: Box::new(std::io::stdout()),
+    };
+    let running = start(config, inputs).await.context("the router can't start")?;
+    tracing::info!(address = %running.address, "serving");
+    shutdown::requested().await?;
+    running.stop().await;
+    Ok(())
+}

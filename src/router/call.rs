@@ -1,0 +1,192 @@
+//! One call of one endpoint: send, read to the end, and say what it was.
+//!
+//! A reply is read whole before anything is judged (streams too: they are held in this version), so that nothing has
+//! been promised to the client when a tier turns out to be no good.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+
+use super::answer::{Answer, AnswerError};
+use super::endpoints::{Address, Endpoint};
+use super::pool::{Connection, Failed, Pool};
+use super::snapshot::Upstream;
+use super::sse::Parser;
+use crate::api::escalation_path::FailoverReason;
+use std::sync::Arc;
+
+/// Largest reply that is read, in bytes: an endless one must not fill the memory.
+const MOST: usize = 32 << 20;
+/// Longest `Retry-After` that is obeyed.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The body of a reply.
+#[derive(Debug)]
+pub enum Body {
+    /// A completion.
+    Plain(Bytes),
+    /// Payloads of a stream.
+    Stream(Vec<Bytes>),
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallError {
+    /// As `failover.on` has it; `None` when the request itself was refused (4xx): no other tier is asked for that.
+    pub reason: Option<FailoverReason>,
+    /// Status to pass on for a refusal.
+    pub status: Option<StatusCode>,
+    /// For logs and metrics.
+    pub detail: &'static str,
+    /// How long the upstream asked to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl CallError {
+    /// An error that sends the request on.
+    #[must_use]
+    pub const fn of(reason: FailoverReason, detail: &'static str) -> Self {
+        Self { reason: Some(reason), status: None, detail, retry_after: None }
+    }
+}
+
+/// The URI and host of a call.
+fn target(upstream: &Upstream, endpoint: &Endpoint) -> Option<(Uri, String)> {
+    match (&upstream.url, &endpoint.address) {
+        (Some(url), _) => {
+            let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
+            Some((path.parse().ok()?, url.authority()?.as_str().to_owned()))
+        }
+        (None, Address::Pod(at)) => Some((Uri::from_static("/v1/chat/completions"), at.to_string())),
+        (None, Address::Host { host, .. }) => Some((Uri::from_static("/v1/chat/completions"), host.clone())),
+    }
+}
+
+/// Calls an endpoint and reads its answer.
+///
+/// # Errors
+/// When there is no answer, with what that means for the path.
+pub async fn call(
+    pool: &Pool,
+    upstream: &Upstream,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+    request_id: &str,
+) -> Result<(Answer, Body), CallError> {
+    use FailoverReason::{ServerError, Unreachable};
+    let _occupied = endpoint.occupy();
+    let (uri, host) = target(upstream, endpoint).ok_or(CallError::of(Unreachable, "no address"))?;
+    let authorization = upstream.authorization.as_ref().map_err(|_| CallError::of(Unreachable, "SecretMissing"))?;
+    let make = || {
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        let mut set = |name, value: Option<http::HeaderValue>| {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        };
+        set(header::HOST, host.parse().ok());
+        set(header::CONTENT_TYPE, Some(http::HeaderValue::from_static("application/json")));
+        set(header::AUTHORIZATION, authorization.clone());
+        set(header::HeaderName::from_static("x-request-id"), request_id.parse().ok());
+        request
+    };
+    let (response, connection) = pool.send(&endpoint.address, make).await.map_err(|failed| match failed {
+        Failed::Connect => CallError::of(Unreachable, "no connection"),
+        Failed::Broken => CallError::of(ServerError, "connection broke before a reply"),
+    })?;
+    if response.status() != StatusCode::OK {
+        return Err(refusal(pool, endpoint, response, connection).await);
+    }
+    let streamed = is(response.headers(), "text/event-stream");
+    let body = if streamed {
+        let mut parser = Parser::new(MOST);
+        let mut events = Vec::new();
+        let mut total = 0;
+        let mut incoming = response.into_body();
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|_| CallError::of(ServerError, "stream broke"))?;
+            let Some(data) = frame.data_ref() else { continue };
+            total += data.len();
+            if total > MOST {
+                return Err(CallError::of(ServerError, "reply too large"));
+            }
+            parser.push(data, &mut events).map_err(|_| CallError::of(ServerError, "event too large"))?;
+        }
+        Body::Stream(events)
+    } else {
+        Body::Plain(read(response.into_body()).await?)
+    };
+    pool.put(&endpoint.address, connection);
+    let answer = match &body {
+        Body::Plain(bytes) => Answer::from_completion(bytes),
+        Body::Stream(events) => Answer::from_stream(events),
+    };
+    let answer = answer.map_err(|error| match error {
+        AnswerError::UpstreamError => CallError::of(ServerError, "200 with an error"),
+        AnswerError::Malformed(what) => CallError::of(ServerError, what),
+    })?;
+    Ok((answer, body))
+}
+
+async fn read(mut incoming: Incoming) -> Result<Bytes, CallError> {
+    let broken = |_| CallError::of(FailoverReason::ServerError, "reply broke");
+    let mut whole = BytesMut::new();
+    let mut first: Option<Bytes> = None;
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        // Most replies are one frame: no copy then.
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            None => whole.extend_from_slice(&data),
+            Some(one) => {
+                whole.extend_from_slice(&one);
+                whole.extend_from_slice(&data);
+            }
+        }
+        if whole.len() > MOST || first.as_ref().is_some_and(|f| f.len() > MOST) {
+            return Err(CallError::of(FailoverReason::ServerError, "reply too large"));
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+fn is(headers: &HeaderMap, kind: &str) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+}
+
+/// What a status other than 200 means. The body is read (to keep the connection) and dropped: it may echo prompts and keys.
+async fn refusal(
+    pool: &Pool,
+    endpoint: &Arc<Endpoint>,
+    response: http::Response<Incoming>,
+    connection: Connection,
+) -> CallError {
+    use FailoverReason::{RateLimited, ServerError, Timeout};
+    let status = response.status();
+    let seconds = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+    let retry_after = seconds.map(|s| Duration::from_secs(s).min(RETRY_AFTER));
+    let begin = Instant::now();
+    if tokio::time::timeout(Duration::from_millis(200), read(response.into_body())).await.is_ok_and(|r| r.is_ok())
+        && begin.elapsed() < Duration::from_secs(1)
+    {
+        pool.put(&endpoint.address, connection);
+    }
+    let (reason, detail) = match status.as_u16() {
+        429 => (Some(RateLimited), "429"),
+        408 => (Some(Timeout), "408"),
+        // The tier's own credential is wrong: not the caller's fault.
+        401 | 403 => (Some(ServerError), "credential refused"),
+        404 => (Some(ServerError), "404"),
+        400..=499 => (None, "request refused"),
+        503 => (Some(ServerError), "503"),
+        _ => (Some(ServerError), "server error"),
+    };
+    CallError { reason, status: Some(status), detail, retry_after }
+}

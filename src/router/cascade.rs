@@ -1,0 +1,350 @@
+//! The walk along a path: ask, judge, accept or go on.
+//!
+//! Finite by construction: a path is a list, each step is entered at most once, attempts are bounded, one deadline
+//! bounds the whole. A tier that gives no answer sends the request on only for the reasons that the path names; an
+//! answer that fails its gates always does, and is kept in case nothing better comes.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::timeout_at;
+
+use super::answer::{Answer, Strip};
+use super::body::{Inject, Peek, ResponseFormat};
+use super::call::{Body, CallError, call};
+use super::endpoints::{Endpoints, choose};
+use super::errors::Problem;
+use super::gates::{CompiledGate, RequestContext, judge};
+use super::money::Money;
+use super::pool::Pool;
+use super::snapshot::{Snapshot, Upstream};
+use super::trace::{Ending, StepTrace, Trace};
+use crate::api::escalation_path::{FailoverReason, OnExhausted};
+use crate::api::model_tier::Capability;
+use crate::api::types::{DataClass, ModelClass, Risk};
+use crate::routing::decide::{self, Needs};
+use crate::routing::table::{Path, Step};
+
+/// What a walk needs besides the request.
+pub struct World<'a> {
+    /// The table in force.
+    pub snapshot: &'a Snapshot,
+    /// Endpoints in force.
+    pub endpoints: &'a Endpoints,
+    /// This core's connections.
+    pub pool: &'a Pool,
+    /// Draws below a bound.
+    pub random: &'a dyn Fn(usize) -> usize,
+}
+
+/// The request of a walk.
+pub struct Asked<'a> {
+    /// Its body.
+    pub body: &'a Bytes,
+    /// What was read of it.
+    pub peek: &'a Peek<'a>,
+    /// Its id.
+    pub id: &'a str,
+    /// Risk of its workload.
+    pub risk: Risk,
+    /// Data class of its workload.
+    pub data_class: DataClass,
+}
+
+/// An answer for the client.
+pub struct Served {
+    /// Its tier.
+    pub tier: String,
+    /// `accepted` or `best-answer`.
+    pub outcome: &'static str,
+    /// The answer as it came.
+    pub body: Body,
+    /// What must be taken out of it.
+    pub strip: Strip,
+}
+
+struct Candidate {
+    rank: (ModelClass, usize),
+    served: Served,
+}
+
+/// What one tier said.
+enum Said {
+    Accepted(Served),
+    Rejected(Option<Candidate>),
+    Unavailable(CallError),
+    Skipped(Option<FailoverReason>),
+}
+
+/// Walks a path. What happened is in `trace`, however it ends.
+///
+/// # Errors
+/// The problem to answer when no answer may be returned.
+pub async fn walk(
+    world: &World<'_>,
+    path: &Path,
+    gates: &[Vec<CompiledGate>],
+    asked: &Asked<'_>,
+    trace: &mut Trace,
+) -> Result<Served, Problem> {
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(path.deadline_ms);
+    let context = RequestContext::new(asked.peek);
+    let mut unavailable = false;
+    let mut best: Option<Candidate> = None;
+    let mut last: Option<CallError> = None;
+    'steps: for (index, step) in path.steps.iter().enumerate() {
+        if !decide::enters(path, step, unavailable) {
+            continue;
+        }
+        let gates = gates.get(index).map_or(&[][..], Vec::as_slice);
+        for name in &step.tiers {
+            let Some(upstream) = world.snapshot.tier(name) else { continue };
+            let begin = Instant::now();
+            let mut entry = StepTrace {
+                step: step.name.clone(),
+                tier: name.clone(),
+                ending: Ending::Accepted,
+                score: None,
+                latency: Duration::ZERO,
+                usage: super::answer::Usage::default(),
+                cost: Money::default(),
+            };
+            let said = ask(world, step, upstream, gates, asked, &context, deadline, &mut entry).await;
+            entry.latency = begin.elapsed();
+            trace.0.push(entry);
+            match said {
+                Said::Accepted(served) => return Ok(served),
+                Said::Rejected(candidate) => {
+                    if let Some(new) = candidate
+                        && best.as_ref().is_none_or(|old| new.rank >= old.rank)
+                    {
+                        best = Some(new);
+                    }
+                    continue 'steps;
+                }
+                Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
+                Said::Unavailable(error) => {
+                    let goes_on = error.reason.is_some_and(|reason| decide::fails_over(path, reason));
+                    last = Some(error);
+                    if !goes_on {
+                        break 'steps;
+                    }
+                    unavailable = true;
+                }
+            }
+            if tokio::time::Instant::now() >= deadline {
+                break 'steps;
+            }
+        }
+    }
+    // A tier that refused the request as such speaks of the request, not of the path.
+    if let Some(CallError { reason: None, status: Some(status), .. }) = &last {
+        let message = format!("the model refused the request; steps: {}", trace.header());
+        return Err(Problem::new(*status, "invalid_request_error", "refused_by_model", message));
+    }
+    let may_return = asked.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
+    match best {
+        Some(candidate) if may_return => Ok(Served { outcome: "best-answer", ..candidate.served }),
+        _ if tokio::time::Instant::now() >= deadline => Err(Problem::deadline(&trace.header())),
+        _ => Err(exhausted(trace, last.as_ref())),
+    }
+}
+
+/// Nothing could be returned: say what every step said.
+fn exhausted(trace: &Trace, last: Option<&CallError>) -> Problem {
+    use http::StatusCode;
+    let steps = trace.header();
+    match last.and_then(|e| e.reason) {
+        Some(FailoverReason::RateLimited) => {
+            let message = format!("every tier is at its limit; steps: {steps}");
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "capacity", message);
+            let seconds = last.and_then(|e| e.retry_after).map_or(1, |d| d.as_secs().max(1));
+            Problem { retry_after: Some(seconds), ..problem }
+        }
+        Some(FailoverReason::Timeout) => {
+            let message = format!("no tier answered in time; steps: {steps}");
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "upstream_timeout", message)
+        }
+        Some(_) => {
+            let message = format!("no tier could answer; steps: {steps}");
+            Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message)
+        }
+        None if trace.0.iter().any(|s| matches!(s.ending, Ending::Escalated(_))) => {
+            let message = format!("no answer passed its gates; steps: {steps}");
+            Problem::new(StatusCode::BAD_GATEWAY, "server_error", "no_accepted_answer", message)
+        }
+        None => {
+            let message = format!("no tier can take this request; steps: {steps}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_eligible_tier", message)
+        }
+    }
+}
+
+fn needs(peek: &Peek<'_>) -> Needs {
+    Needs {
+        tools: peek.tools,
+        vision: peek.vision,
+        json: peek.response_format != ResponseFormat::Text,
+        logprobs: peek.logprobs,
+        tokens: peek.input_tokens_estimate().saturating_add(peek.max_tokens.unwrap_or(0)),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+async fn ask(
+    world: &World<'_>,
+    step: &Step,
+    upstream: &Upstream,
+    gates: &[CompiledGate],
+    asked: &Asked<'_>,
+    context: &RequestContext<'_>,
+    deadline: tokio::time::Instant,
+    entry: &mut StepTrace,
+) -> Said {
+    if let Some(skip) = decide::skip(&upstream.tier, asked.data_class, needs(asked.peek)) {
+        entry.ending = Ending::Skipped(skip.reason());
+        return Said::Skipped((skip == decide::Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
+    }
+    if upstream.authorization.is_err() {
+        entry.ending = Ending::Skipped("SecretMissing");
+        return Said::Skipped(Some(FailoverReason::Unreachable));
+    }
+    let circuit = || upstream.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+    if !circuit().admit(Instant::now()) {
+        entry.ending = Ending::Skipped("Degraded");
+        return Said::Skipped(Some(FailoverReason::Degraded));
+    }
+    let inject = inject(upstream, gates, asked.peek);
+    let body = asked.peek.rewrite(asked.body, &upstream.tier.model, inject);
+    let guard = Probe { upstream, done: false };
+    let answered = attempts(world, step, upstream, &body, asked.id, deadline).await;
+    guard.done();
+    let (answer, body) = match answered {
+        Ok(answered) => answered,
+        Err(error) => {
+            entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
+            match (error.reason, error.retry_after) {
+                (None, _) => circuit().success(Instant::now()),
+                (Some(FailoverReason::RateLimited), Some(pause)) => circuit().open(Instant::now() + pause),
+                // A limit is not a fault: without a pause to obey the tier is simply asked again next time.
+                (Some(FailoverReason::RateLimited), None) => circuit().release(),
+                (Some(_), _) => circuit().failure(Instant::now(), jitter(world)),
+            }
+            return Said::Unavailable(error);
+        }
+    };
+    circuit().success(Instant::now());
+    verdict(upstream, gates, context, answer, body, Strip::of(asked.peek, inject), entry)
+}
+
+fn verdict(
+    upstream: &Upstream,
+    gates: &[CompiledGate],
+    context: &RequestContext<'_>,
+    answer: Answer,
+    body: Body,
+    strip: Strip,
+    entry: &mut StepTrace,
+) -> Said {
+    entry.usage = answer.usage.unwrap_or_default();
+    entry.cost = Money::of(entry.usage, &upstream.tier);
+    let judgement = judge(gates, context, &answer);
+    entry.score = judgement.verdicts.iter().find_map(|v| v.score);
+    let served = Served { tier: upstream.name.clone(), outcome: "accepted", body, strip };
+    if judgement.accepted {
+        return Said::Accepted(served);
+    }
+    let failed = judgement.verdicts.iter().find(|v| !v.passed).map_or("gate", |v| v.gate);
+    entry.ending = Ending::Escalated(failed);
+    let rank = (upstream.tier.class, judgement.passed_count);
+    Said::Rejected(judgement.returnable.then_some(Candidate { rank, served }))
+}
+
+fn inject(upstream: &Upstream, gates: &[CompiledGate], peek: &Peek<'_>) -> Inject {
+    let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
+    let stream = peek.stream && upstream.tier.capabilities.contains(&Capability::Streaming);
+    Inject { logprobs, stream: Some(stream), include_usage: stream }
+}
+
+fn jitter(world: &World<'_>) -> f64 {
+    f64::from(u32::try_from((world.random)(1000)).unwrap_or(0)) / 1000.0
+}
+
+const fn reason_name(reason: FailoverReason) -> &'static str {
+    match reason {
+        FailoverReason::Unreachable => "Unreachable",
+        FailoverReason::Timeout => "Timeout",
+        FailoverReason::RateLimited => "RateLimited",
+        FailoverReason::ServerError => "ServerError",
+        FailoverReason::Degraded => "Degraded",
+        FailoverReason::ContextOverflow => "ContextOverflow",
+    }
+}
+
+/// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
+async fn attempts(
+    world: &World<'_>,
+    step: &Step,
+    upstream: &Upstream,
+    body: &Bytes,
+    id: &str,
+    deadline: tokio::time::Instant,
+) -> Result<(Answer, Body), CallError> {
+    let endpoints = upstream.endpoints(world.endpoints, &world.snapshot.table.namespace);
+    let mut tried = Vec::new();
+    let mut last = CallError::of(FailoverReason::Unreachable, "no ready endpoint");
+    for _ in 0..step.attempts.max(1) {
+        let now = Instant::now();
+        // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
+        let chosen = if let [only] = endpoints.as_slice() {
+            if tried.is_empty() || last.reason == Some(FailoverReason::Unreachable) { Some(only.clone()) } else { None }
+        } else {
+            choose(&endpoints, &tried, upstream.tier.concurrency, now, world.random)
+        };
+        let Some(endpoint) = chosen else { break };
+        let limit = (tokio::time::Instant::now() + Duration::from_millis(step.timeout_ms)).min(deadline);
+        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, id))
+            .await
+            .unwrap_or_else(|_| Err(CallError::of(FailoverReason::Timeout, "no answer in time")));
+        match result {
+            Ok(answered) => {
+                endpoint.circuit().success(Instant::now());
+                return Ok(answered);
+            }
+            Err(error) => {
+                match error.reason {
+                    Some(FailoverReason::RateLimited) | None => endpoint.circuit().release(),
+                    Some(_) => endpoint.circuit().failure(Instant::now(), jitter(world)),
+                }
+                let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
+                last = error;
+                tried.push(endpoint);
+                if !again || tokio::time::Instant::now() >= deadline {
+                    break;
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Frees a probe's place when the client leaves in mid-call.
+struct Probe<'a> {
+    upstream: &'a Upstream,
+    done: bool,
+}
+
+impl Probe<'_> {
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.upstream.circuit.lock().unwrap_or_else(PoisonError::into_inner).release();
+        }
+    }
+}

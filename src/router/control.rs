@@ -1,0 +1,101 @@
+//! What changes a router while it serves: a table, keys, endpoints. Compiled here, off the request path, then swapped.
+//!
+//! A table that does not compile is refused: the last good one stays and `/readyz` with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Shared;
+use super::endpoints::{Addresses, Endpoints};
+use super::metrics::ReloadLabels;
+use super::snapshot::Snapshot;
+use crate::routing::source::secrets::Secrets;
+
+/// What a router is fed with.
+pub struct Inputs {
+    /// The table as JSON text; `None` until there is one.
+    pub table: watch::Receiver<Option<Arc<str>>>,
+    /// Mounted keys.
+    pub secrets: watch::Receiver<Secrets>,
+    /// Ready addresses of Services.
+    pub addresses: watch::Receiver<Addresses>,
+}
+
+/// Name of the last good table in the state folder.
+const LAST_GOOD: &str = "table.json";
+
+/// The last good table of an earlier run, if there is one: it serves while the API server is away.
+#[must_use]
+pub fn last_good(state: &Path) -> Option<Arc<str>> {
+    std::fs::read_to_string(state.join(LAST_GOOD)).ok().map(Arc::from)
+}
+
+/// Writes the last good table, whole or not at all.
+fn keep(state: &Path, table: &str) {
+    let part = state.join(".table.json.part");
+    let written = std::fs::write(&part, table).and_then(|()| std::fs::rename(&part, state.join(LAST_GOOD)));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the last good table could not be kept on disk");
+    }
+}
+
+/// Follows the inputs until they end. `problems` gets what is missing each time that changes, in words.
+pub async fn follow(
+    shared: Arc<Shared>,
+    mut inputs: Inputs,
+    state: Option<PathBuf>,
+    problems: watch::Sender<Vec<String>>,
+) {
+    load(&shared, &mut inputs, state.as_deref(), &problems);
+    endpoints(&shared, &mut inputs);
+    loop {
+        tokio::select! {
+            changed = inputs.table.changed() => {
+                if changed.is_err() { return }
+                load(&shared, &mut inputs, state.as_deref(), &problems);
+            }
+            Ok(()) = inputs.secrets.changed() => load(&shared, &mut inputs, None, &problems),
+            Ok(()) = inputs.addresses.changed() => endpoints(&shared, &mut inputs),
+        }
+    }
+}
+
+fn endpoints(shared: &Shared, inputs: &mut Inputs) {
+    let addresses = inputs.addresses.borrow_and_update().clone();
+    let new = Endpoints::from_addresses(&addresses, &shared.endpoints.load());
+    shared.endpoints.store(Arc::new(new));
+}
+
+fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<String>>) {
+    let Some(text) = inputs.table.borrow_and_update().clone() else { return };
+    let secrets = inputs.secrets.borrow_and_update().clone();
+    let before = shared.snapshot.load_full();
+    let result = match Snapshot::compile(&text, &secrets, before.as_deref()) {
+        Ok(new) => {
+            shared.metrics.missing_secrets.set(i64::try_from(new.missing.len()).unwrap_or(i64::MAX));
+            if before.as_ref().is_none_or(|b| b.hash != new.hash) {
+                tracing::info!(hash = new.hash, workloads = new.table.workloads.len(), "a table is in force");
+                if let Some(state) = state {
+                    keep(state, &text);
+                }
+            }
+            problems.send_if_modified(|known| {
+                let changed = *known != new.missing;
+                known.clone_from(&new.missing);
+                changed
+            });
+            for problem in &new.missing {
+                tracing::warn!("{problem}");
+            }
+            shared.snapshot.store(Some(Arc::new(new)));
+            "loaded"
+        }
+        Err(refused) => {
+            tracing::error!(error = %refused, "a table is refused; the last good one stays in force");
+            "refused"
+        }
+    };
+    shared.metrics.reloads.get_or_create(&ReloadLabels { result }).inc();
+}

@@ -1,0 +1,184 @@
+//! Endpoints of tiers: who can be asked, how busy each is, and which one to ask.
+//!
+//! Two are drawn and the less busy one is taken (power of two choices): near the best of all, without looking at all.
+//! An endpoint that works on as many requests as it declared is taken only when every other does too.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::Uri;
+
+use super::breaker::Circuit;
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// A pod.
+    Pod(SocketAddr),
+    /// A host by name, with TLS or without.
+    Host {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Whether TLS is spoken.
+        tls: bool,
+    },
+}
+
+/// One place that answers for a tier. Shared by all cores.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: Address,
+    /// Requests that it works on for this router.
+    pub in_flight: AtomicUsize,
+    /// Whether it answers.
+    pub circuit: Mutex<Circuit>,
+}
+
+/// Endpoints of every Service, by namespace, Service and port name or number.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    by_port: BTreeMap<(String, String, String), Vec<Arc<Endpoint>>>,
+}
+
+/// Ready addresses of every Service, by namespace, Service and port name or number: what a watch says.
+pub type Addresses = BTreeMap<(String, String, String), Vec<SocketAddr>>;
+
+impl Endpoint {
+    /// An endpoint that nothing is known of.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self { address, in_flight: AtomicUsize::new(0), circuit: Mutex::default() }
+    }
+
+    /// The endpoint of a base URL, if it names a host.
+    #[must_use]
+    pub fn of_url(url: &Uri) -> Option<Self> {
+        let tls = url.scheme_str() != Some("http");
+        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Self::new(Address::Host { host, port, tls }))
+    }
+
+    /// Its circuit.
+    pub fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    #[must_use]
+    pub fn occupy(self: &Arc<Self>) -> Occupied {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Occupied(self.clone())
+    }
+
+    fn load(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// A request in flight at an endpoint.
+pub struct Occupied(Arc<Endpoint>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Endpoints {
+    /// Endpoints for what a watch said; those that were known keep their state.
+    #[must_use]
+    pub fn from_addresses(addresses: &Addresses, before: &Self) -> Self {
+        let by_port = addresses
+            .iter()
+            .map(|(key, list)| {
+                let known = before.by_port.get(key).map_or(&[][..], Vec::as_slice);
+                let endpoint = |at: &SocketAddr| {
+                    let address = Address::Pod(*at);
+                    let old = known.iter().find(|e| e.address == address);
+                    old.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address)))
+                };
+                (key.clone(), list.iter().map(endpoint).collect())
+            })
+            .collect();
+        Self { by_port }
+    }
+
+    /// Ready endpoints of a Service's port.
+    #[must_use]
+    pub fn of(&self, namespace: &str, service: &str, port_name: Option<&str>, port: u16) -> Vec<Arc<Endpoint>> {
+        let at = |port: String| self.by_port.get(&(namespace.to_owned(), service.to_owned(), port));
+        let named = port_name.and_then(|name| at(name.to_owned()));
+        named.or_else(|| at(port.to_string())).or_else(|| at(String::new())).cloned().unwrap_or_default()
+    }
+}
+
+/// Chooses an endpoint that was not tried yet and whose circuit lets it; `random` draws below a bound.
+pub fn choose(
+    endpoints: &[Arc<Endpoint>],
+    tried: &[Arc<Endpoint>],
+    concurrency: Option<u32>,
+    now: Instant,
+    mut random: impl FnMut(usize) -> usize,
+) -> Option<Arc<Endpoint>> {
+    let mut left: Vec<&Arc<Endpoint>> =
+        endpoints.iter().filter(|e| !tried.iter().any(|t| Arc::ptr_eq(t, e))).collect();
+    let busy = |e: &Endpoint| concurrency.is_some_and(|most| e.load() >= usize::try_from(most).unwrap_or(usize::MAX));
+    while !left.is_empty() {
+        let (a, b) = (random(left.len()), random(left.len()));
+        let rank = |index: usize| (busy(left[index]), left[index].load());
+        let index = if rank(b) < rank(a) { b } else { a };
+        // With one busy draw and a free endpoint elsewhere, look at all.
+        let index = if busy(left[index]) {
+            (0..left.len()).min_by_key(|i| rank(*i)).unwrap_or(index)
+        } else {
+            index
+        };
+        let chosen = left.swap_remove(index);
+        if chosen.circuit().admit(now) {
+            return Some(chosen.clone());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Vec<Arc<Endpoint>> {
+        (1..=3).map(|n| Arc::new(Endpoint::new(Address::Pod(SocketAddr::from(([10, 0, 0, n], 80)))))).collect()
+    }
+
+    #[test]
+    fn the_less_busy_of_two_is_taken() {
+        let all = three();
+        let _busy = [all[0].occupy(), all[0].occupy(), all[1].occupy()];
+        let mut draws = [0, 1].into_iter();
+        let chosen = choose(&all, &[], None, Instant::now(), |_| draws.next().unwrap());
+        assert!(Arc::ptr_eq(&chosen.unwrap(), &all[1]));
+    }
+
+    #[test]
+    fn a_full_endpoint_is_taken_only_when_all_are() {
+        let all = three();
+        let _busy = [all[0].occupy(), all[1].occupy()];
+        let chosen = choose(&all, &[], Some(1), Instant::now(), |_| 0);
+        assert!(Arc::ptr_eq(&chosen.unwrap(), &all[2]));
+    }
+
+    #[test]
+    fn tried_and_open_endpoints_are_left_out() {
+        let (all, now) = (three(), Instant::now());
+        all[1].circuit().open(now + std::time::Duration::from_secs(5));
+        let chosen = choose(&all, &all[..1], None, now, |_| 0);
+        assert!(Arc::ptr_eq(&chosen.unwrap(), &all[2]));
+        assert!(choose(&all[..2], &all[..1], None, now, |_| 0).is_none());
+    }
+}

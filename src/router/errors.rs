@@ -1,0 +1,79 @@
+//! Errors in OpenAI's dialect, with a message that says what to mend. Never a word of an upstream's own.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+/// An error for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// OpenAI's error type.
+    pub kind: &'static str,
+    /// OpenAI's error code.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// A problem of a status; `kind` and `code` as OpenAI's API has them.
+    #[must_use]
+    pub fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, code, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// 400: what the caller must mend.
+    #[must_use]
+    pub fn invalid(message: impl Into<String>, param: Option<String>) -> Self {
+        let problem = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_request", message);
+        Self { param, ..problem }
+    }
+
+    /// 401.
+    #[must_use]
+    pub fn unauthenticated(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
+    }
+
+    /// 404 for a model that nobody knows, with the names that this client may use.
+    #[must_use]
+    pub fn unknown_model(model: &str, known: &[String]) -> Self {
+        let model: String = model.chars().take(100).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let message = format!("model: {model:?} is not known; known names: {known}");
+        let problem = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message);
+        Self { param: Some("model".into()), ..problem }
+    }
+
+    /// 504: the path's deadline.
+    #[must_use]
+    pub fn deadline(steps: &str) -> Self {
+        let message = format!("the path's deadline passed before an answer was accepted; steps: {steps}");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", message)
+    }
+
+    /// The reply.
+    #[must_use]
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let body = serde_json::json!({"error": {
+            "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
+        }});
+        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

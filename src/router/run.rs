@@ -1,0 +1,116 @@
+//! A whole router process: traffic port, admin port, and what feeds them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::Shared;
+use super::access_log::AccessLog;
+use super::control::{Inputs, follow};
+use super::metrics::Metrics;
+use super::server::Server;
+use crate::runtime::admin;
+
+/// Settings of a process.
+pub struct Config {
+    /// Traffic port.
+    pub listen: SocketAddr,
+    /// Admin port; `None`: none.
+    pub admin: Option<SocketAddr>,
+    /// Threads that serve traffic.
+    pub threads: usize,
+    /// Bound on a request's body, in bytes.
+    pub max_body_bytes: usize,
+    /// Time between the failing `/readyz` and the closing of the listeners: for endpoints to be taken out of service.
+    pub lame_duck: Duration,
+    /// Longest time to wait for what is in flight.
+    pub drain: Duration,
+    /// Folder for the last good table.
+    pub state: Option<PathBuf>,
+    /// Where the access log goes.
+    pub access_log: Box<dyn std::io::Write + Send>,
+}
+
+/// A running router.
+pub struct Running {
+    /// Its traffic address.
+    pub address: SocketAddr,
+    /// Its admin address.
+    pub admin: Option<SocketAddr>,
+    /// What is missing (keys that are not mounted), in words, as it changes.
+    pub problems: watch::Receiver<Vec<String>>,
+    server: Server,
+    stopping: watch::Sender<bool>,
+    lame_duck: Duration,
+}
+
+/// Starts a router on the current runtime.
+///
+/// # Errors
+/// When an address can't be bound.
+pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seed = u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32) ^ u64::from(std::process::id()) << 17;
+    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.max_body_bytes, seed));
+    let (problem_sender, problems) = watch::channel(Vec::new());
+    tokio::spawn(follow(shared.clone(), inputs, config.state, problem_sender));
+    let server = Server::start(&shared, config.listen, config.threads, config.drain)?;
+    let (stopping, stopped) = watch::channel(false);
+    let admin = match config.admin {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            let awaits = {
+                let (shared, stopped) = (shared.clone(), stopped.clone());
+                Arc::new(move || match (*stopped.borrow(), shared.snapshot.load().is_some()) {
+                    (true, _) => vec!["the end: stopping".to_owned()],
+                    (false, false) => vec!["a routing table".to_owned()],
+                    (false, true) => Vec::new(),
+                })
+            };
+            let routes = admin::routes(awaits, Arc::new(registry), Arc::new(|| ()))
+                .merge(axum::Router::new().route("/table", get(table)).with_state(shared.clone()));
+            tokio::spawn(async move {
+                if let Err(error) = admin::serve(listener, routes, std::future::pending()).await {
+                    tracing::error!(%error, "the admin port failed");
+                }
+            });
+            Some(address)
+        }
+    };
+    Ok(Running { address: server.address, admin, problems, server, stopping, lame_duck: config.lame_duck })
+}
+
+/// The table in force and its hash.
+async fn table(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(snapshot) = shared.snapshot.load_full() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no table yet\n").into_response();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/json".to_owned()),
+        (HeaderName::from_static("x-smallfirst-table-hash"), snapshot.hash.clone()),
+    ];
+    (headers, snapshot.table.to_json()).into_response()
+}
+
+impl Running {
+    /// Stops: not ready at once, then the listeners close, then what is in flight ends.
+    pub async fn stop(self) {
+        // Without an admin port nobody listens for this.
+        let _ = self.stopping.send(true);
+        tokio::time::sleep(self.lame_duck).await;
+        let _ = tokio::task::spawn_blocking(move || self.server.stop()).await;
+    }
+}

@@ -1,0 +1,283 @@
+//! One request, from its head to its reply: read, authenticate, classify, walk, reply, account.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+
+use super::Shared;
+use super::access_log::Entry;
+use super::answer::{frames_from_completion, strip_completion, strip_frames};
+use super::body::{Peek, peek};
+use super::call::Body;
+use super::cascade::{Asked, Served, World, walk};
+use super::errors::Problem;
+use super::gates::{CompiledGate, validate_request_schema};
+use super::pool::Pool;
+use super::snapshot::Snapshot;
+use super::sse::{DONE, encode};
+use super::trace::Trace;
+use crate::api::types::{DataClass, Risk};
+use crate::routing::decide::{self, Route, Signals, Unroutable};
+
+/// The reply of every path through here.
+pub type Reply = Response<Full<Bytes>>;
+
+/// Who a request is and where it went, for the log.
+#[derive(Default)]
+struct Account {
+    client: String,
+    workload: String,
+    owner: String,
+    outcome: &'static str,
+    trace: Trace,
+}
+
+/// Answers a request. Never fails: what is wrong is in the reply.
+pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> Reply {
+    let begin = Instant::now();
+    let Some(snapshot) = shared.snapshot.load_full() else {
+        let message = "the router has no routing table yet";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_table", message).response();
+    };
+    let id = request_id(shared, request.headers());
+    let route = (request.method().clone(), request.uri().path().to_owned());
+    let mut reply = match (&route.0, route.1.as_str()) {
+        (&Method::POST, "/v1/chat/completions") => {
+            shared.metrics.in_flight.inc();
+            let _guard = InFlight(shared);
+            let mut account = Account { outcome: "error", ..Account::default() };
+            let reply = chat(shared, pool, &snapshot, request, &id, &mut account).await;
+            let reply = reply.unwrap_or_else(|problem| {
+                account.outcome = problem.code;
+                problem.response()
+            });
+            finish(shared, &snapshot, &id, begin, &account, reply)
+        }
+        (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
+        (_, "/v1/chat/completions" | "/v1/models") => {
+            let message = format!("method {} is not allowed here", route.0);
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message).response()
+        }
+        _ => {
+            let message = "this path is not served; served are POST /v1/chat/completions and GET /v1/models";
+            Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message).response()
+        }
+    };
+    set(reply.headers_mut(), "x-request-id", &id);
+    reply
+}
+
+struct InFlight<'a>(&'a Shared);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+fn finish(shared: &Shared, snapshot: &Snapshot, id: &str, begin: Instant, account: &Account, mut reply: Reply) -> Reply {
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let (client, workload, owner) = (or_dash(&account.client), or_dash(&account.workload), or_dash(&account.owner));
+    let latency = begin.elapsed();
+    shared.metrics.record(&workload, account.outcome, latency.as_secs_f64(), &account.trace);
+    let headers = reply.headers_mut();
+    if !account.trace.0.is_empty() {
+        set(headers, "x-smallfirst-steps", &account.trace.header());
+        set(headers, "x-smallfirst-cost", &format!("{} {}", account.trace.cost(), snapshot.table.currency));
+    }
+    if !account.workload.is_empty() {
+        set(headers, "x-smallfirst-workload", &account.workload);
+    }
+    let entry = Entry {
+        request_id: id,
+        client: &client,
+        workload: &workload,
+        owner: &owner,
+        status: reply.status().as_u16(),
+        outcome: account.outcome,
+        latency,
+        currency: &snapshot.table.currency,
+        trace: &account.trace,
+    };
+    shared.access_log.write(snapshot.table.access_log, &entry);
+    reply
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// The caller's id if it is short and printable, else one of our own.
+fn request_id(shared: &Shared, headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    let fits = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    given.filter(fits).map_or_else(|| shared.next_id(), str::to_owned)
+}
+
+/// The caller, by its key. `None` is the anonymous one.
+fn authenticate(snapshot: &Snapshot, headers: &HeaderMap) -> Result<Option<usize>, Problem> {
+    if snapshot.table.clients.is_none() {
+        return Ok(None);
+    }
+    let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let scheme = value.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, key)) = scheme else {
+        return Err(Problem::unauthenticated("a key is needed: send it as 'Authorization: Bearer KEY'"));
+    };
+    match snapshot.client(key.trim()) {
+        Some(client) => Ok(Some(client)),
+        None => Err(Problem::unauthenticated("the key is not known")),
+    }
+}
+
+fn models(snapshot: &Snapshot, headers: &HeaderMap) -> Reply {
+    let client = match authenticate(snapshot, headers) {
+        Ok(client) => client,
+        Err(problem) => return problem.response(),
+    };
+    let names = decide::names(&snapshot.table, client);
+    let data: Vec<_> = names
+        .iter()
+        .map(|name| serde_json::json!({"id": name, "object": "model", "created": 0, "owned_by": "smallfirst"}))
+        .collect();
+    let body = serde_json::json!({"object": "list", "data": data}).to_string();
+    reply_with(Bytes::from(body), "application/json")
+}
+
+fn reply_with(body: Bytes, kind: &'static str) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply
+}
+
+/// The body, read up to a bound.
+async fn read(mut incoming: Incoming, most: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let message = format!("body: must be at most {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
+    };
+    if incoming.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let mut first: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|_| Problem::invalid("body: ended early", None))?;
+        let Ok(data) = frame.into_data() else { continue };
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            one => {
+                whole.extend_from_slice(&one.unwrap_or_default());
+                whole.extend_from_slice(&data);
+            }
+        }
+        if first.as_ref().map_or(whole.len(), Bytes::len) > most {
+            return Err(too_large());
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+async fn chat(
+    shared: &Shared,
+    pool: &Pool,
+    snapshot: &Snapshot,
+    request: Request<Incoming>,
+    id: &str,
+    account: &mut Account,
+) -> Result<Reply, Problem> {
+    let (head, incoming) = request.into_parts();
+    let client = authenticate(snapshot, &head.headers)?;
+    account.client = match client.and_then(|index| snapshot.table.clients.as_ref()?.get(index)) {
+        Some(client) => client.name.clone(),
+        None => "anonymous".to_owned(),
+    };
+    let body = tokio::time::timeout(shared.body_timeout, read(incoming, shared.max_body_bytes)).await.map_err(|_| {
+        let message = "body: was not received in time";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+    })??;
+    let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
+    let route = classify(snapshot, client, &peek, &head.headers)?;
+    let mut asked = Asked { body: &body, peek: &peek, id, risk: Risk::Medium, data_class: DataClass::Internal };
+    let none: &[Vec<CompiledGate>] = &[];
+    let (path, gates) = match route {
+        Route::Tier(name) => {
+            account.workload = format!("tier/{name}");
+            (snapshot.direct(name), none)
+        }
+        Route::Workload(index) => {
+            let workload = &snapshot.table.workloads[index];
+            account.workload.clone_from(&workload.name);
+            account.owner.clone_from(&workload.owner);
+            (asked.risk, asked.data_class) = (workload.risk, workload.data_class);
+            snapshot.path(workload).map_or((None, none), |(path, gates)| (Some(path), gates))
+        }
+    };
+    let Some(path) = path else {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", "the workload has no path"));
+    };
+    if gates.iter().flatten().any(CompiledGate::needs_request_schema)
+        && let Some(schema) = peek.schema
+    {
+        validate_request_schema(schema.get())
+            .map_err(|e| Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into())))?;
+    }
+    let endpoints = shared.endpoints.load();
+    let world = World { snapshot, endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
+    let served = walk(&world, path, gates, &asked, &mut account.trace).await?;
+    account.outcome = served.outcome;
+    reply(&served, &peek)
+}
+
+fn classify<'s>(
+    snapshot: &'s Snapshot,
+    client: Option<usize>,
+    peek: &Peek<'_>,
+    headers: &HeaderMap,
+) -> Result<Route<'s>, Problem> {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let signals = Signals { client, model: &peek.model, header: &header };
+    decide::classify(&snapshot.table, &signals).map_err(|unroutable| match unroutable {
+        Unroutable::UnknownModel(known) => Problem::unknown_model(&peek.model, &known),
+        Unroutable::NotAllowed(workload) => {
+            let message = format!("model: this client may not use workload {workload}");
+            Problem::new(StatusCode::FORBIDDEN, "invalid_request_error", "workload_not_allowed", message)
+        }
+    })
+}
+
+/// The answer as the client asked for it, without what the router injected.
+fn reply(served: &Served, peek: &Peek<'_>) -> Result<Reply, Problem> {
+    let broken = |_| {
+        let message = "the answer could not be written as a stream";
+        Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message)
+    };
+    let mut reply = match (&served.body, peek.stream) {
+        (Body::Plain(body), false) => reply_with(strip_completion(body, served.strip), "application/json"),
+        (Body::Plain(body), true) => {
+            let stripped = strip_completion(body, served.strip);
+            let frames = frames_from_completion(&stripped, peek.include_usage).map_err(broken)?;
+            reply_with(encode(&frames), "text/event-stream")
+        }
+        (Body::Stream(events), _) => {
+            let mut frames = strip_frames(events, served.strip);
+            if frames.last().is_none_or(|last| last.as_ref() != DONE) {
+                frames.push(Bytes::from_static(DONE));
+            }
+            reply_with(encode(&frames), "text/event-stream")
+        }
+    };
+    set(reply.headers_mut(), "x-smallfirst-tier", &served.tier);
+    set(reply.headers_mut(), "x-smallfirst-outcome", served.outcome);
+    if peek.stream {
+        set(reply.headers_mut(), "cache-control", "no-cache");
+    }
+    Ok(reply)
+}

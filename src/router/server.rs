@@ -1,0 +1,140 @@
+//! Threads, listeners and connections, and their end.
+//!
+//! On stop: new connections are refused once the listeners are closed, kept-alive ones are told to close after the
+//! request they are on, and threads wait for what is in flight, up to a bound.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::Shared;
+use super::pool::{Pool, tls};
+use super::serve::serve;
+
+/// Longest time to receive a request's head.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// The threads of a router.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    /// Listens with a number of threads.
+    ///
+    /// # Errors
+    /// When the address can't be bound or a thread can't be started.
+    pub fn start(shared: &Arc<Shared>, listen: SocketAddr, threads: usize, drain: Duration) -> std::io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let first = bind(listen)?;
+        let address = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..threads.max(1) {
+            listeners.push(bind(address)?);
+        }
+        let tls = tls();
+        let mut handles = Vec::new();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let (shared, stopped, tls) = (shared.clone(), stopped.clone(), tls.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("router-{index}"));
+            handles.push(thread.spawn(move || {
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, async move {
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => accept(&shared, listener, Pool::new(tls), stopped, drain).await,
+                        Err(error) => tracing::error!(%error, "a listener could not be used"),
+                    }
+                });
+            })?);
+        }
+        Ok(Self { address, threads: handles, stop })
+    }
+
+    /// Stops and waits for what is in flight. Blocks.
+    pub fn stop(self) {
+        // Nobody listens any more only when every thread has ended already.
+        let _ = self.stop.send(true);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a router thread had panicked");
+            }
+        }
+    }
+}
+
+async fn accept(shared: &Arc<Shared>, listener: TcpListener, pool: Pool, mut stopped: watch::Receiver<bool>, drain: Duration) {
+    let open = Rc::new(Cell::new(0_usize));
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, usually: a pause lets some close.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let (shared, pool, open, stopped) = (shared.clone(), pool.clone(), open.clone(), stopped.clone());
+        open.set(open.get() + 1);
+        tokio::task::spawn_local(async move {
+            connection(&shared, &pool, stream, stopped).await;
+            open.set(open.get() - 1);
+        });
+    }
+    drop(listener);
+    let end = tokio::time::Instant::now() + drain;
+    while open.get() > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if open.get() > 0 {
+        tracing::warn!(connections = open.get(), "still open after the drain time");
+    }
+}
+
+async fn connection(shared: &Shared, pool: &Pool, stream: tokio::net::TcpStream, mut stopped: watch::Receiver<bool>) {
+    let service = service_fn(|request| async move {
+        Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).half_close(false);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopped.wait_for(|stop| *stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
