@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 
 pub mod completion;
 pub mod crds;
-pub mod router;
 pub mod operator;
+pub mod router;
 
 /// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
 #[derive(Debug, Parser)]

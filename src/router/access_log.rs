@@ -3,9 +3,9 @@
 //! Prompts and answers are never in it. When the writer can't keep up, lines are dropped and the next line says how many.
 
 use std::io::{BufWriter, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -75,7 +75,9 @@ fn write_lines(lines: &Receiver<String>, out: Box<dyn Write + Send>, dropped: &A
         let mut next = Some(first);
         while let Some(line) = next {
             let lost = dropped.swap(0, Ordering::Relaxed);
-            if lost > 0 && writeln!(out, "{}", json!({"dropped_lines": lost})).is_err() || writeln!(out, "{line}").is_err() {
+            if lost > 0 && writeln!(out, "{}", json!({"dropped_lines": lost})).is_err()
+                || writeln!(out, "{line}").is_err()
+            {
                 return;
             }
             next = lines.try_recv().ok();
@@ -91,19 +93,24 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn as_json(entry: &Entry<'_>) -> Value {
-    let steps: Vec<Value> = entry.trace.0.iter().map(|s| {
-        let (verdict, reason) = match s.ending {
-            Ending::Accepted => ("accepted", None),
-            Ending::Escalated(gate) => ("escalated", Some(gate)),
-            Ending::Failed(reason) => ("failed", Some(reason)),
-            Ending::Skipped(reason) => ("skipped", Some(reason)),
-        };
-        json!({
-            "step": s.step, "tier": s.tier, "verdict": verdict, "reason": reason, "score": s.score,
-            "latency_ms": millis(s.latency), "input_tokens": s.usage.prompt, "output_tokens": s.usage.completion,
-            "cost": s.cost.to_string(),
+    let steps: Vec<Value> = entry
+        .trace
+        .0
+        .iter()
+        .map(|s| {
+            let (verdict, reason) = match s.ending {
+                Ending::Accepted => ("accepted", None),
+                Ending::Escalated(gate) => ("escalated", Some(gate)),
+                Ending::Failed(reason) => ("failed", Some(reason)),
+                Ending::Skipped(reason) => ("skipped", Some(reason)),
+            };
+            json!({
+                "step": s.step, "tier": s.tier, "verdict": verdict, "reason": reason, "score": s.score,
+                "latency_ms": millis(s.latency), "input_tokens": s.usage.prompt, "output_tokens": s.usage.completion,
+                "cost": s.cost.to_string(),
+            })
         })
-    }).collect();
+        .collect();
     json!({
         "request_id": entry.request_id, "client": entry.client, "workload": entry.workload, "owner": entry.owner,
         "status": entry.status, "outcome": entry.outcome, "latency_ms": millis(entry.latency),
@@ -114,7 +121,15 @@ fn as_json(entry: &Entry<'_>) -> Value {
 fn as_text(entry: &Entry<'_>) -> String {
     format!(
         "{} {} client={} workload={} owner={} {} {} ms {} {} {}",
-        entry.request_id, entry.status, entry.client, entry.workload, entry.owner, entry.outcome,
-        millis(entry.latency), entry.trace.cost(), entry.currency, entry.trace.header(),
+        entry.request_id,
+        entry.status,
+        entry.client,
+        entry.workload,
+        entry.owner,
+        entry.outcome,
+        millis(entry.latency),
+        entry.trace.cost(),
+        entry.currency,
+        entry.trace.header(),
     )
 }

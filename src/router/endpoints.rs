@@ -127,19 +127,14 @@ pub fn choose(
     now: Instant,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<Arc<Endpoint>> {
-    let mut left: Vec<&Arc<Endpoint>> =
-        endpoints.iter().filter(|e| !tried.iter().any(|t| Arc::ptr_eq(t, e))).collect();
+    let mut left: Vec<&Arc<Endpoint>> = endpoints.iter().filter(|e| !tried.iter().any(|t| Arc::ptr_eq(t, e))).collect();
     let busy = |e: &Endpoint| concurrency.is_some_and(|most| e.load() >= usize::try_from(most).unwrap_or(usize::MAX));
     while !left.is_empty() {
         let (a, b) = (random(left.len()), random(left.len()));
         let rank = |index: usize| (busy(left[index]), left[index].load());
         let index = if rank(b) < rank(a) { b } else { a };
         // With one busy draw and a free endpoint elsewhere, look at all.
-        let index = if busy(left[index]) {
-            (0..left.len()).min_by_key(|i| rank(*i)).unwrap_or(index)
-        } else {
-            index
-        };
+        let index = if busy(left[index]) { (0..left.len()).min_by_key(|i| rank(*i)).unwrap_or(index) } else { index };
         let chosen = left.swap_remove(index);
         if chosen.circuit().admit(now) {
             return Some(chosen.clone());

@@ -100,7 +100,11 @@ impl Metrics {
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
         registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
-        registry.register("missing_secrets", "Keys that the table names and that are not mounted", metrics.missing_secrets.clone());
+        registry.register(
+            "missing_secrets",
+            "Keys that the table names and that are not mounted",
+            metrics.missing_secrets.clone(),
+        );
         metrics
     }
 

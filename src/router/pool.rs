@@ -37,10 +37,13 @@ pub enum Failed {
     Broken,
 }
 
+/// Idle connections of an address, the one used last at the end, each with the time since when.
+type Idle = Vec<(Connection, Instant)>;
+
 /// The pool of one core.
 #[derive(Clone)]
 pub struct Pool {
-    idle: Rc<RefCell<HashMap<Address, Vec<(Connection, Instant)>>>>,
+    idle: Rc<RefCell<HashMap<Address, Idle>>>,
     tls: Arc<ClientConfig>,
 }
 

@@ -59,7 +59,8 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (_, "/v1/chat/completions" | "/v1/models") => {
             let message = format!("method {} is not allowed here", route.0);
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message).response()
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+                .response()
         }
         _ => {
             let message = "this path is not served; served are POST /v1/chat/completions and GET /v1/models";
@@ -78,7 +79,14 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn finish(shared: &Shared, snapshot: &Snapshot, id: &str, begin: Instant, account: &Account, mut reply: Reply) -> Reply {
+fn finish(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    id: &str,
+    begin: Instant,
+    account: &Account,
+    mut reply: Reply,
+) -> Reply {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let (client, workload, owner) = (or_dash(&account.client), or_dash(&account.workload), or_dash(&account.owner));
     let latency = begin.elapsed();
@@ -199,10 +207,11 @@ async fn chat(
         Some(client) => client.name.clone(),
         None => "anonymous".to_owned(),
     };
-    let body = tokio::time::timeout(shared.body_timeout, read(incoming, shared.max_body_bytes)).await.map_err(|_| {
-        let message = "body: was not received in time";
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
-    })??;
+    let body =
+        tokio::time::timeout(shared.body_timeout, read(incoming, shared.max_body_bytes)).await.map_err(|_| {
+            let message = "body: was not received in time";
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+        })??;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = classify(snapshot, client, &peek, &head.headers)?;
     let mut asked = Asked { body: &body, peek: &peek, id, risk: Risk::Medium, data_class: DataClass::Internal };
@@ -221,13 +230,19 @@ async fn chat(
         }
     };
     let Some(path) = path else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", "the workload has no path"));
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            "no_path",
+            "the workload has no path",
+        ));
     };
     if gates.iter().flatten().any(CompiledGate::needs_request_schema)
         && let Some(schema) = peek.schema
     {
-        validate_request_schema(schema.get())
-            .map_err(|e| Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into())))?;
+        validate_request_schema(schema.get()).map_err(|e| {
+            Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into()))
+        })?;
     }
     let endpoints = shared.endpoints.load();
     let world = World { snapshot, endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };

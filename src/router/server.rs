@@ -85,7 +85,13 @@ impl Server {
     }
 }
 
-async fn accept(shared: &Arc<Shared>, listener: TcpListener, pool: Pool, mut stopped: watch::Receiver<bool>, drain: Duration) {
+async fn accept(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    pool: Pool,
+    mut stopped: watch::Receiver<bool>,
+    drain: Duration,
+) {
     let open = Rc::new(Cell::new(0_usize));
     loop {
         let stream = tokio::select! {
@@ -121,9 +127,8 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, pool: Pool, mut sto
 }
 
 async fn connection(shared: &Shared, pool: &Pool, stream: tokio::net::TcpStream, mut stopped: watch::Receiver<bool>) {
-    let service = service_fn(|request| async move {
-        Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await)
-    });
+    let service =
+        service_fn(|request| async move { Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await) });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).half_close(false);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));

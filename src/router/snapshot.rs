@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints};
 use super::gates::{CompiledGate, compile_all};
+use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{Backend, FORMAT_VERSION, Path, RoutingTable, Tier, Workload, hash};
-use crate::api::types::SecretKeyRef;
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +107,10 @@ impl Snapshot {
         }
         for workload in &table.workloads {
             if !table.paths.contains_key(&workload.path) {
-                return Err(Refused::Part(format!("workload {}: path {} is not in the table", workload.name, workload.path)));
+                return Err(Refused::Part(format!(
+                    "workload {}: path {} is not in the table",
+                    workload.name, workload.path
+                )));
             }
         }
         let mut missing = Vec::new();

@@ -12,7 +12,12 @@ use crate::routing::table::CONFIG_MAP_KEY;
 
 /// Follows a ConfigMap until the receivers are gone. Starts with `first`. A deleted ConfigMap leaves the last table.
 #[must_use]
-pub fn follow(client: Client, namespace: &str, name: &str, first: Option<Arc<str>>) -> watch::Receiver<Option<Arc<str>>> {
+pub fn follow(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    first: Option<Arc<str>>,
+) -> watch::Receiver<Option<Arc<str>>> {
     let (sender, receiver) = watch::channel(first);
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));

@@ -89,7 +89,8 @@ mod tests {
                 {"addresses": ["10.0.0.1"]},
                 {"addresses": ["10.0.0.3"], "conditions": {"ready": false}}
             ]
-        })).unwrap();
+        }))
+        .unwrap();
         let all = addresses([&slice].into_iter());
         let key = ("ai".to_owned(), "compact-pool".to_owned(), "http".to_owned());
         let expected: Vec<SocketAddr> = vec!["10.0.0.1:8080".parse().unwrap(), "10.0.0.2:8080".parse().unwrap()];

@@ -25,7 +25,9 @@ pub fn follow(path: PathBuf) -> std::io::Result<watch::Receiver<Option<Arc<str>>
                         changed
                     });
                 }
-                Err(error) => tracing::warn!(%error, path = %path.display(), "the table can't be read; the last one stays"),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "the table can't be read; the last one stays")
+                }
             }
         }
     });
