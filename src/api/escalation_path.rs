@@ -15,7 +15,7 @@ use super::types::{Duration, Empty, LocalRef, ModelClass, Ratio, Score};
     version = "v1alpha1",
     kind = "EscalationPath",
     plural = "escalationpaths",
-    shortname = "ep",
+    shortname = "esc",
     category = "smallfirst",
     namespaced,
     status = "EscalationPathStatus",
@@ -234,7 +234,7 @@ pub struct RegexGate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// What sends a request on to the next step. Default: all of them.
+    /// What sends a request on to the next step. Default: all of them. Quote the name in YAML ("on"): kubectl reads a bare on as true.
     #[serde(default = "default_failover_on")]
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub on: Vec<FailoverReason>,
