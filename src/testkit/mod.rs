@@ -1,0 +1,3 @@
+//! Fakes and fixtures for tests: never in a release build.
+
+pub mod apiserver;
