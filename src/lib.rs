@@ -17,4 +17,6 @@ pub mod operator;
 pub mod router;
 pub mod routing;
 pub mod runtime;
+#[cfg(test)]
+mod testkit;
 pub mod yaml;

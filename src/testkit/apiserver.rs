@@ -75,8 +75,7 @@ pub struct FakeApiServer {
 impl Default for FakeApiServer {
     fn default() -> Self {
         let (news, _) = broadcast::channel(65_536);
-        let state =
-            State { version: 100, objects: BTreeMap::new(), writes: Vec::new(), faults: Vec::new(), news };
+        let state = State { version: 100, objects: BTreeMap::new(), writes: Vec::new(), faults: Vec::new(), news };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 }
@@ -183,11 +182,17 @@ impl FakeApiServer {
             return Ok(failure(404, "NotFound", &format!("{last} not found")));
         }
         let selector = value(query, "labelSelector");
-        let listed: Vec<Value> =
-            state.objects.iter().filter(|(at, o)| of(at, path) && selects(&selector, o)).map(|(_, o)| o.clone()).collect();
+        let listed: Vec<Value> = state
+            .objects
+            .iter()
+            .filter(|(at, o)| of(at, path) && selects(&selector, o))
+            .map(|(_, o)| o.clone())
+            .collect();
         if !query.contains("watch=true") {
             let version = state.version.to_string();
-            return Ok(json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": listed}));
+            return Ok(
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": listed}),
+            );
         }
         let news = state.news.subscribe();
         let initial = query.contains("sendInitialEvents=true");

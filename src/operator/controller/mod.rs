@@ -13,6 +13,8 @@ mod path;
 mod policy;
 pub mod queue;
 mod statuses;
+#[cfg(test)]
+mod tests;
 mod tier;
 pub mod triggers;
 
