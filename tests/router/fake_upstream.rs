@@ -1,0 +1,175 @@
+//! A fake model server: it does what a real one can't be asked to do on demand (refuse, reset, hang, answer rubbish).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What the fake does with the next requests.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    /// 200 with this content, every token at this log probability.
+    Answer(&'static str, f64),
+    /// The same as a stream, where the request asks for one.
+    Stream(&'static str, f64),
+    /// This status with a body that must never reach a client.
+    Status(u16),
+    /// 429 with `Retry-After`.
+    Busy(u32),
+    /// The connection is closed after the request was read.
+    Reset,
+    /// No answer at all.
+    Hang,
+    /// 200 with this body.
+    Raw(&'static str),
+}
+
+pub struct FakeUpstream {
+    pub port: u16,
+    behaviour: Arc<Mutex<Behaviour>>,
+    pub requests: Arc<AtomicUsize>,
+    /// Clients that closed while a request of theirs was hanging.
+    pub gone: Arc<AtomicUsize>,
+    pub last_body: Arc<Mutex<String>>,
+}
+
+impl FakeUpstream {
+    pub async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Self {
+            port: listener.local_addr().unwrap().port(),
+            behaviour: Arc::new(Mutex::new(behaviour)),
+            requests: Arc::default(),
+            gone: Arc::default(),
+            last_body: Arc::default(),
+        };
+        let (behaviour, requests) = (fake.behaviour.clone(), fake.requests.clone());
+        let (gone, last_body) = (fake.gone.clone(), fake.last_body.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (behaviour, requests) = (behaviour.clone(), requests.clone());
+                let (gone, last_body) = (gone.clone(), last_body.clone());
+                tokio::spawn(async move { serve(stream, behaviour, requests, gone, last_body).await });
+            }
+        });
+        fake
+    }
+
+    pub fn now(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    behaviour: Arc<Mutex<Behaviour>>,
+    requests: Arc<AtomicUsize>,
+    gone: Arc<AtomicUsize>,
+    last_body: Arc<Mutex<String>>,
+) {
+    while let Some(body) = request(&mut stream).await {
+        requests.fetch_add(1, Ordering::SeqCst);
+        last_body.lock().unwrap().clone_from(&body);
+        let behaviour = behaviour.lock().unwrap().clone();
+        let reply = match behaviour {
+            Behaviour::Answer(text, logprob) => {
+                http("200 OK", "application/json", "", &completion(text, logprob, &body))
+            }
+            Behaviour::Stream(text, logprob) => {
+                http("200 OK", "text/event-stream", "", &stream_of(text, logprob, &body))
+            }
+            Behaviour::Status(status) => {
+                http(&format!("{status} X"), "application/json", "", "{\"error\":\"sk-secret\"}")
+            }
+            Behaviour::Busy(seconds) => {
+                http("429 X", "application/json", &format!("retry-after: {seconds}\r\n"), "{\"error\":\"sk-secret\"}")
+            }
+            Behaviour::Raw(text) => http("200 OK", "application/json", "", text),
+            Behaviour::Reset => return,
+            Behaviour::Hang => {
+                let mut buffer = [0; 1];
+                // Ends when the router closes the connection.
+                if matches!(
+                    tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await,
+                    Ok(Ok(0) | Err(_))
+                ) {
+                    gone.fetch_add(1, Ordering::SeqCst);
+                }
+                return;
+            }
+        };
+        if stream.write_all(reply.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_string();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let head = text[..end].to_lowercase();
+            let length =
+                head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
+            if bytes.len() >= end + 4 + length {
+                return Some(text[end + 4..].to_owned());
+            }
+        }
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+fn http(status: &str, kind: &str, more: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n{more}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+fn logprobs(text: &str, logprob: f64) -> serde_json::Value {
+    let bytes = text.as_bytes();
+    serde_json::json!({"content": [{"token": text, "logprob": logprob, "bytes": bytes, "top_logprobs": []}]})
+}
+
+fn completion(text: &str, logprob: f64, request: &str) -> String {
+    let mut choice = serde_json::json!({
+        "index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"
+    });
+    if request.contains("\"logprobs\":true") {
+        choice["logprobs"] = logprobs(text, logprob);
+    }
+    serde_json::json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "fake", "choices": [choice],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    })
+    .to_string()
+}
+
+fn stream_of(text: &str, logprob: f64, request: &str) -> String {
+    if !request.contains("\"stream\":true") {
+        return completion(text, logprob, request);
+    }
+    let chunk = |choices: serde_json::Value| serde_json::json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake", "choices": choices});
+    let mut first =
+        serde_json::json!({"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": null});
+    if request.contains("\"logprobs\":true") {
+        first["logprobs"] = logprobs(text, logprob);
+    }
+    let mut usage = chunk(serde_json::json!([]));
+    usage["usage"] = serde_json::json!({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110});
+    let last = chunk(serde_json::json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]));
+    let mut events = vec![chunk(serde_json::json!([first])).to_string(), last.to_string()];
+    if request.contains("\"include_usage\":true") {
+        events.push(usage.to_string());
+    }
+    events.push("[DONE]".into());
+    events.iter().map(|e| format!("data: {e}\n\n")).collect()
+}
