@@ -158,7 +158,7 @@ impl FakeApiServer {
             Some(FaultKind::Conflict(manager, field)) => conflict(&manager, &field),
             None if parts.method == Method::GET => match self.read(&path, &query) {
                 Ok(value) => value,
-                Err(stream) => return stream,
+                Err(stream) => return *stream,
             },
             None => self.state().write(&parts.method, &path, &query, body),
         };
@@ -172,7 +172,7 @@ impl FakeApiServer {
     }
 
     /// An object, a list, or `Err` with a watch.
-    fn read(&self, path: &str, query: &str) -> Result<Value, Answer> {
+    fn read(&self, path: &str, query: &str) -> Result<Value, Box<Answer>> {
         let state = self.state();
         if let Some(object) = state.objects.get(path) {
             return Ok(object.clone());
@@ -224,7 +224,7 @@ impl FakeApiServer {
         });
         let lines = futures::stream::iter(first).chain(later);
         let frames = lines.map(|line| Ok(Frame::data(Bytes::from(format!("{line}\n")))));
-        Err(respond(200, StreamBody::new(frames).boxed_unsync()))
+        Err(Box::new(respond(200, StreamBody::new(frames).boxed_unsync())))
     }
 }
 

@@ -120,8 +120,8 @@ impl Applier {
         let hash = stamp(&mut desired.body);
         let seen = self.world.children.get(&id);
         match verdict(seen.as_deref(), &desired.body, owner) {
-            Verdict::Keep => return Ok(()),
-            Verdict::Foreign(other) => return Err(Error::Foreign { object, owner: other }),
+            Verdict::Keep => Ok(()),
+            Verdict::Foreign(other) => Err(Error::Foreign { object, owner: other }),
             Verdict::Apply { create } => {
                 if seen.is_some_and(|seen| self.is_settled(&id, &hash, &seen)) {
                     return Ok(());
