@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use http::header::{HeaderValue, USER_AGENT};
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -49,6 +50,9 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = Config::infer().await.context("no cluster: neither a service account nor a kubeconfig")?;
     // Calls have their own timeouts and objects their own back-off: a client that tries again by itself hides both.
     config.default_retry = false;
+    // For the audit log: who asked.
+    let agent = HeaderValue::from_static(concat!("smallfirst-operator/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
     let lease = leader::Settings {
         namespace: args.leader_election_namespace.unwrap_or_else(|| config.default_namespace.clone()),
         name: LEASE.to_owned(),
