@@ -213,6 +213,30 @@ async fn a_client_that_leaves_cancels_the_call() {
         assert!(begin.elapsed() < Duration::from_millis(300), "the upstream call was not cancelled");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let log = router.log_text();
+    assert!(log.contains("\"outcome\":\"client_gone\"") && log.contains("\"status\":499"), "{log}");
+}
+
+#[tokio::test]
+async fn an_answer_in_hand_is_not_lost_when_the_next_tier_refuses_the_request() {
+    let (_small, large, router) = pair(UNSURE, Behaviour::Status(400)).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!((reply.status, reply.header("x-smallfirst-outcome")), (200, "best-answer"));
+    assert!(reply.body.contains("small says"));
+    // Where no answer may be returned, the refusal is what the caller must know of.
+    assert_eq!(router.ask(&body("review")).await.status, 400);
+    assert_eq!(large.count(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_turns_out_too_long_goes_to_the_next_tier_and_opens_no_circuit() {
+    let (small, _large, router) = pair(Behaviour::TooLong, LARGE).await;
+    for _ in 0..8 {
+        let reply = router.ask(&body("intent")).await;
+        assert_eq!(reply.header("x-smallfirst-steps"), "small:failed(ContextOverflow) large:accepted");
+    }
+    assert_eq!(small.count(), 8);
 }
 
 #[tokio::test]

@@ -46,13 +46,15 @@ impl Circuit {
         self.open_until.is_some()
     }
 
-    /// A request was answered.
+    /// A request was answered. Only a probe's success closes an open circuit: an answer to what was sent before it
+    /// opened says nothing of now, and must not end a pause that the upstream asked for.
     pub fn success(&mut self, now: Instant) {
-        self.count(now, false);
-        if self.open_until.is_some() {
+        if self.open_until.is_none() {
+            self.count(now, false);
+            self.in_row = 0;
+        } else if self.probing_since.is_some() {
             *self = Self::default();
         }
-        self.in_row = 0;
     }
 
     /// A request failed for a reason that is the upstream's. `jitter` in 0..1 spreads the back-off.
@@ -119,6 +121,16 @@ mod tests {
             if n % 2 == 0 { circuit.success(t0) } else { circuit.failure(t0, 0.0) }
         }
         assert!(circuit.is_open());
+    }
+
+    #[test]
+    fn an_answer_from_before_it_opened_does_not_close_it() {
+        let (mut circuit, t0) = (Circuit::default(), Instant::now());
+        assert!(circuit.admit(t0));
+        circuit.open(t0 + Duration::from_secs(10));
+        circuit.success(t0);
+        assert!(!circuit.admit(t0 + Duration::from_secs(9)));
+        assert!(circuit.admit(t0 + Duration::from_secs(10)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A reply is read whole before anything is judged (streams too: they are held in this version), so that nothing has
 //! been promised to the client when a tier turns out to be no good.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
@@ -161,6 +161,13 @@ fn is(headers: &HeaderMap, kind: &str) -> bool {
     value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
 }
 
+/// Whether an error says that the request does not fit, in the words of OpenAI and vLLM or of llama.cpp.
+fn too_long(body: &[u8]) -> bool {
+    ["context_length_exceeded", "maximum context length", "exceed_context_size"]
+        .iter()
+        .any(|words| memchr::memmem::find(body, words.as_bytes()).is_some())
+}
+
 /// What a status other than 200 means. The body is read (to keep the connection) and dropped: it may echo prompts and keys.
 async fn refusal(
     pool: &Pool,
@@ -168,14 +175,13 @@ async fn refusal(
     response: http::Response<Incoming>,
     connection: Connection,
 ) -> CallError {
-    use FailoverReason::{RateLimited, ServerError, Timeout};
+    use FailoverReason::{ContextOverflow, RateLimited, ServerError, Timeout};
     let status = response.status();
     let seconds = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
     let retry_after = seconds.map(|s| Duration::from_secs(s).min(RETRY_AFTER));
-    let begin = Instant::now();
-    if tokio::time::timeout(Duration::from_millis(200), read(response.into_body())).await.is_ok_and(|r| r.is_ok())
-        && begin.elapsed() < Duration::from_secs(1)
-    {
+    let body = tokio::time::timeout(Duration::from_millis(200), read(response.into_body())).await;
+    let body = body.ok().and_then(Result::ok);
+    if body.is_some() {
         pool.put(&endpoint.address, connection);
     }
     let (reason, detail) = match status.as_u16() {
@@ -184,6 +190,8 @@ async fn refusal(
         // The tier's own credential is wrong: not the caller's fault.
         401 | 403 => (Some(ServerError), "credential refused"),
         404 => (Some(ServerError), "404"),
+        // Our estimate let it through, but the tier counts exactly: a tier with a larger context can take it.
+        400 | 413 | 422 if body.as_deref().is_some_and(too_long) => (Some(ContextOverflow), "context overflow"),
         400..=499 => (None, "request refused"),
         503 => (Some(ServerError), "503"),
         _ => (Some(ServerError), "server error"),

@@ -4,7 +4,7 @@
 //! bounds the whole. A tier that gives no answer sends the request on only for the reasons that the path names; an
 //! answer that fails its gates always does, and is kept in case nothing better comes.
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::time::timeout_at;
 
 use super::answer::{Answer, Strip};
 use super::body::{Inject, Peek, ResponseFormat};
+use super::breaker::Circuit;
 use super::call::{Body, CallError, call};
 use super::endpoints::{Endpoints, choose};
 use super::errors::Problem;
@@ -121,6 +122,8 @@ pub async fn walk(
                     {
                         best = Some(new);
                     }
+                    // It answered: what kept an earlier tier from answering is no longer why there is no answer.
+                    last = None;
                     continue 'steps;
                 }
                 Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
@@ -138,17 +141,19 @@ pub async fn walk(
             }
         }
     }
+    let may_return = asked.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
+    if let Some(candidate) = best.filter(|_| may_return) {
+        return Ok(Served { outcome: "best-answer", ..candidate.served });
+    }
     // A tier that refused the request as such speaks of the request, not of the path.
     if let Some(CallError { reason: None, status: Some(status), .. }) = &last {
         let message = format!("the model refused the request; steps: {}", trace.header());
         return Err(Problem::new(*status, "invalid_request_error", "refused_by_model", message));
     }
-    let may_return = asked.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
-    match best {
-        Some(candidate) if may_return => Ok(Served { outcome: "best-answer", ..candidate.served }),
-        _ if tokio::time::Instant::now() >= deadline => Err(Problem::deadline(&trace.header())),
-        _ => Err(exhausted(trace, last.as_ref())),
+    if tokio::time::Instant::now() >= deadline {
+        return Err(Problem::deadline(&trace.header()));
     }
+    Err(exhausted(trace, last.as_ref()))
 }
 
 /// Nothing could be returned: say what every step said.
@@ -217,7 +222,7 @@ async fn ask(
     }
     let inject = inject(upstream, gates, asked.peek);
     let body = asked.peek.rewrite(asked.body, &upstream.tier.model, inject);
-    let guard = Probe { upstream, done: false };
+    let guard = Probe { circuit: &upstream.circuit, done: false };
     let answered = attempts(world, step, upstream, &body, asked.id, deadline).await;
     guard.done();
     let (answer, body) = match answered {
@@ -225,7 +230,7 @@ async fn ask(
         Err(error) => {
             entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
             match (error.reason, error.retry_after) {
-                (None, _) => circuit().success(Instant::now()),
+                (None | Some(FailoverReason::ContextOverflow), _) => circuit().success(Instant::now()),
                 (Some(FailoverReason::RateLimited), Some(pause)) => circuit().open(Instant::now() + pause),
                 // A limit is not a fault: without a pause to obey the tier is simply asked again next time.
                 (Some(FailoverReason::RateLimited), None) => circuit().release(),
@@ -304,9 +309,11 @@ async fn attempts(
         };
         let Some(endpoint) = chosen else { break };
         let limit = (tokio::time::Instant::now() + Duration::from_millis(step.timeout_ms)).min(deadline);
+        let guard = Probe { circuit: &endpoint.circuit, done: false };
         let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, id))
             .await
             .unwrap_or_else(|_| Err(CallError::of(FailoverReason::Timeout, "no answer in time")));
+        guard.done();
         match result {
             Ok(answered) => {
                 endpoint.circuit().success(Instant::now());
@@ -314,7 +321,9 @@ async fn attempts(
             }
             Err(error) => {
                 match error.reason {
-                    Some(FailoverReason::RateLimited) | None => endpoint.circuit().release(),
+                    Some(FailoverReason::RateLimited | FailoverReason::ContextOverflow) | None => {
+                        endpoint.circuit().release();
+                    }
                     Some(_) => endpoint.circuit().failure(Instant::now(), jitter(world)),
                 }
                 let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
@@ -331,7 +340,7 @@ async fn attempts(
 
 /// Frees a probe's place when the client leaves in mid-call.
 struct Probe<'a> {
-    upstream: &'a Upstream,
+    circuit: &'a Mutex<Circuit>,
     done: bool,
 }
 
@@ -344,7 +353,7 @@ impl Probe<'_> {
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.upstream.circuit.lock().unwrap_or_else(PoisonError::into_inner).release();
+            self.circuit.lock().unwrap_or_else(PoisonError::into_inner).release();
         }
     }
 }

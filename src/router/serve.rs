@@ -48,13 +48,16 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
         (&Method::POST, "/v1/chat/completions") => {
             shared.metrics.in_flight.inc();
             let _guard = InFlight(shared);
-            let mut account = Account { outcome: "error", ..Account::default() };
-            let reply = chat(shared, pool, &snapshot, request, &id, &mut account).await;
-            let reply = reply.unwrap_or_else(|problem| {
-                account.outcome = problem.code;
+            let account = Account { outcome: "client_gone", ..Account::default() };
+            let mut open = Open { shared, snapshot: &snapshot, id: &id, begin, account, status: CLIENT_GONE };
+            let reply = chat(shared, pool, &snapshot, request, &id, &mut open.account).await;
+            let mut reply = reply.unwrap_or_else(|problem| {
+                open.account.outcome = problem.code;
                 problem.response()
             });
-            finish(shared, &snapshot, &id, begin, &account, reply)
+            open.status = reply.status().as_u16();
+            describe(&open.account, &snapshot, reply.headers_mut());
+            reply
         }
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (_, "/v1/chat/completions" | "/v1/models") => {
@@ -79,19 +82,44 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn finish(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    id: &str,
+/// Status in the log of a request whose client left before the reply.
+const CLIENT_GONE: u16 = 499;
+
+/// An account that is told when it is dropped: a client that leaves drops the future that serves it, and what its
+/// steps did and cost counts all the same.
+struct Open<'a> {
+    shared: &'a Shared,
+    snapshot: &'a Snapshot,
+    id: &'a str,
     begin: Instant,
-    account: &Account,
-    mut reply: Reply,
-) -> Reply {
-    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    let (client, workload, owner) = (or_dash(&account.client), or_dash(&account.workload), or_dash(&account.owner));
-    let latency = begin.elapsed();
-    shared.metrics.record(&workload, account.outcome, latency.as_secs_f64(), &account.trace);
-    let headers = reply.headers_mut();
+    account: Account,
+    status: u16,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let Account { client, workload, owner, outcome, trace } = &self.account;
+        let (client, workload, owner) = (or_dash(client), or_dash(workload), or_dash(owner));
+        let latency = self.begin.elapsed();
+        self.shared.metrics.record(&workload, outcome, latency.as_secs_f64(), trace);
+        let entry = Entry {
+            request_id: self.id,
+            client: &client,
+            workload: &workload,
+            owner: &owner,
+            status: self.status,
+            outcome,
+            latency,
+            currency: &self.snapshot.table.currency,
+            trace,
+        };
+        self.shared.access_log.write(self.snapshot.table.access_log, &entry);
+    }
+}
+
+/// Says in the reply's headers what was done.
+fn describe(account: &Account, snapshot: &Snapshot, headers: &mut HeaderMap) {
     if !account.trace.0.is_empty() {
         set(headers, "x-smallfirst-steps", &account.trace.header());
         set(headers, "x-smallfirst-cost", &format!("{} {}", account.trace.cost(), snapshot.table.currency));
@@ -99,19 +127,6 @@ fn finish(
     if !account.workload.is_empty() {
         set(headers, "x-smallfirst-workload", &account.workload);
     }
-    let entry = Entry {
-        request_id: id,
-        client: &client,
-        workload: &workload,
-        owner: &owner,
-        status: reply.status().as_u16(),
-        outcome: account.outcome,
-        latency,
-        currency: &snapshot.table.currency,
-        trace: &account.trace,
-    };
-    shared.access_log.write(snapshot.table.access_log, &entry);
-    reply
 }
 
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {

@@ -16,6 +16,8 @@ pub enum Behaviour {
     Stream(&'static str, f64),
     /// This status with a body that must never reach a client.
     Status(u16),
+    /// 400: the request is longer than the context.
+    TooLong,
     /// 429 with `Retry-After`.
     Busy(u32),
     /// The connection is closed after the request was read.
@@ -83,6 +85,9 @@ async fn serve(
             }
             Behaviour::Stream(text, logprob) => {
                 http("200 OK", "text/event-stream", "", &stream_of(text, logprob, &body))
+            }
+            Behaviour::TooLong => {
+                http("400 Bad Request", "application/json", "", r#"{"error":{"code":"context_length_exceeded"}}"#)
             }
             Behaviour::Status(status) => {
                 http(&format!("{status} X"), "application/json", "", "{\"error\":\"sk-secret\"}")
