@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"smallfirst.dev/tests/cluster/internal/instance"
+)
+
+// objects applies what the cluster needs besides its processes, and waits until it can be used.
+func (s *starter) objects(kwokNodes int) error {
+	switch s.in.Variant {
+	case instance.Full:
+		if err := importImages(s.in, []string{filepath.Join(s.builder.Dir, "pause.tar")}); err != nil {
+			return err
+		}
+		apply := func() error {
+			return s.kubectl("apply", "--server-side", "--force-conflicts", "-f", s.in.Path("conf", "addons.yaml"))
+		}
+		if err := s.wait("add-ons", apply); err != nil {
+			return err
+		}
+		if err := s.wait("node", func() error { return s.client.NodeReady(s.begin) }); err != nil {
+			return err
+		}
+	case instance.Kwok:
+		for i := range kwokNodes {
+			name := fmt.Sprintf("kwok-%d", i)
+			object := fmt.Sprintf(`{"apiVersion":"v1","kind":"Node","metadata":{"name":%q,`+
+				`"annotations":{"kwok.x-k8s.io/node":"fake"},"labels":{"type":"kwok","kubernetes.io/hostname":%q,`+
+				`"kubernetes.io/os":"linux","kubernetes.io/arch":"amd64"}}}`, name, name)
+			if err := s.client.Apply("/api/v1/nodes/"+name, object); err != nil {
+				return err
+			}
+		}
+		if kwokNodes > 0 {
+			if err := s.wait("fake nodes", func() error { return s.client.NodeReady(s.begin) }); err != nil {
+				return err
+			}
+		}
+	case instance.ControlPlane:
+	}
+	// Until its service account is there a namespace refuses pods.
+	account := func() error { return s.client.Get("/api/v1/namespaces/default/serviceaccounts/default", nil) }
+	if err := s.wait("default service account", account); err != nil {
+		return err
+	}
+	if s.in.Variant != instance.Full {
+		return nil
+	}
+	return s.wait("metrics API", func() error { return s.client.Get("/apis/metrics.k8s.io/v1beta1", nil) })
+}

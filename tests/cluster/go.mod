@@ -1,0 +1,3 @@
+module smallfirst.dev/tests/cluster
+
+go 1.26.0
