@@ -1,0 +1,63 @@
+# smallfirst. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(if $(SMALLFIRST_CACHE),$(SMALLFIRST_CACHE),$(HOME)/.cache/smallfirst)
+TOOLS := $(CACHE)/tools/bin
+CARGO_DENY_VERSION := 0.20.2
+RUN_DIR ?= $(if $(XDG_RUNTIME_DIR),$(XDG_RUNTIME_DIR),/tmp)/smallfirst-control-plane
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# From Debian: openssl makes the test control plane's key, pkg-config and gcc build native parts.
+DEBIAN := build-essential ca-certificates git openssl pkg-config python3
+
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
+	@echo "[1/4] Debian packages"
+	@missing=$$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(DEBIAN) 2>/dev/null | awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN) | sort)); \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	@echo "[2/4] crates"
+	@cargo fetch --locked --quiet
+	@echo "[3/4] cargo-deny $(CARGO_DENY_VERSION)"
+	@$(TOOLS)/cargo-deny --version 2>/dev/null | grep -qF ' $(CARGO_DENY_VERSION)' || cargo install --locked --quiet --root $(CACHE)/tools cargo-deny@$(CARGO_DENY_VERSION)
+	@echo "[4/4] Kubernetes control plane for the tests"
+	@tests/control-plane/control-plane build >/dev/null
+
+.PHONY: build
+build: ## Build the binary for release: target/release/smallfirst
+	cargo build --locked --release
+
+.PHONY: check
+check: ## Format, lints, generated files, licences and sources, rustdoc
+	cargo fmt --check
+	cargo clippy --locked --all-targets --features testkit -- -D warnings
+	cargo run --locked --quiet -- crds --output-dir target/crds-check
+	diff -r target/crds-check crds || { echo "crds/ is not what the types say: run 'make crds' and commit"; exit 1; }
+	cargo deny --locked check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+.PHONY: test
+test: ## Run every test; the last lines say how many ran per layer
+	tests/run
+
+.PHONY: crds
+crds: ## Generate crds/ from the Rust types
+	cargo run --locked --quiet -- crds --output-dir crds
+
+.PHONY: cluster-up
+cluster-up: ## Start a real Kubernetes control plane on loopback (no nodes yet)
+	tests/control-plane/control-plane up --run-dir $(RUN_DIR)
+
+.PHONY: cluster-down
+cluster-down: ## Stop it
+	tests/control-plane/control-plane down --run-dir $(RUN_DIR)
+
+.PHONY: clean
+clean: ## Remove what was built here
+	cargo clean
