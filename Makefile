@@ -36,7 +36,7 @@ build: ## Build the binary for release: target/release/smallfirst
 .PHONY: check
 check: ## Format, lints, generated files, licences and sources, rustdoc
 	cargo fmt --check
-	cargo clippy --locked --all-targets --features testkit -- -D warnings
+	cargo clippy --locked --all-targets -- -D warnings
 	cargo run --locked --quiet -- crds --output-dir target/crds-check
 	diff -r target/crds-check crds || { echo "crds/ is not what the types say: run 'make crds' and commit"; exit 1; }
 	cargo deny --locked check bans licenses sources
