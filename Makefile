@@ -6,10 +6,9 @@ SHELL := /bin/bash
 CACHE ?= $(if $(SMALLFIRST_CACHE),$(SMALLFIRST_CACHE),$(HOME)/.cache/smallfirst)
 TOOLS := $(CACHE)/tools/bin
 CARGO_DENY_VERSION := 0.20.2
-RUN_DIR ?= $(if $(XDG_RUNTIME_DIR),$(XDG_RUNTIME_DIR),/tmp)/smallfirst-control-plane
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# From Debian: openssl makes the test control plane's key, pkg-config and gcc build native parts.
-DEBIAN := build-essential ca-certificates git openssl pkg-config python3
+# From Debian: what builds need, and what the test cluster's node is made of.
+DEBIAN := build-essential ca-certificates git pkg-config python3 $(shell cat tests/cluster/debian-packages.txt)
 
 export PATH := $(TOOLS):$(PATH)
 
@@ -26,8 +25,8 @@ deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@cargo fetch --locked --quiet
 	@echo "[3/4] cargo-deny $(CARGO_DENY_VERSION)"
 	@$(TOOLS)/cargo-deny --version 2>/dev/null | grep -qF ' $(CARGO_DENY_VERSION)' || cargo install --locked --quiet --root $(CACHE)/tools cargo-deny@$(CARGO_DENY_VERSION)
-	@echo "[4/4] Kubernetes control plane for the tests"
-	@tests/control-plane/control-plane build >/dev/null
+	@echo "[4/4] Kubernetes for the tests (about 6 minutes, once)"
+	@tests/cluster/run build --variant control-plane
 
 .PHONY: build
 build: ## Build the binary for release: target/release/smallfirst
@@ -51,12 +50,16 @@ crds: ## Generate crds/ from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds
 
 .PHONY: cluster-up
-cluster-up: ## Start a real Kubernetes control plane on loopback (no nodes yet)
-	tests/control-plane/control-plane up --run-dir $(RUN_DIR)
+cluster-up: ## Start a real Kubernetes with a node, in a network namespace of its own
+	tests/cluster/run up
 
 .PHONY: cluster-down
-cluster-down: ## Stop it
-	tests/control-plane/control-plane down --run-dir $(RUN_DIR)
+cluster-down: ## Stop it; its disk stays (tests/cluster/run wipe deletes it)
+	tests/cluster/run down
+
+.PHONY: cluster-status
+cluster-status: ## Say what of it runs
+	tests/cluster/run status
 
 .PHONY: clean
 clean: ## Remove what was built here
