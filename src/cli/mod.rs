@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub mod completion;
 pub mod crds;
+pub mod local;
 pub mod operator;
 pub mod router;
 
@@ -36,6 +37,8 @@ enum Command {
     Operator(operator::Args),
     /// Run the data plane: one process a pod, fed by the routing table of one RoutingPolicy.
     Router(router::Args),
+    /// Serve manifests without a cluster, in this process.
+    Local(local::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -50,6 +53,7 @@ impl Cli {
             Command::Crds(args) => crds::run(&args),
             Command::Operator(args) => operator::run(args),
             Command::Router(args) => router::run(args),
+            Command::Local(args) => local::run(args),
             Command::Completion(args) => completion::run(&args),
         }
     }

@@ -37,6 +37,14 @@ pub struct Source {
 /// # Errors
 /// When a file cannot be read, or as for [`parse`].
 pub fn read(paths: &[PathBuf]) -> Result<Observed, ManifestError> {
+    parse(&sources(paths)?)
+}
+
+/// The text of files, and of the manifests in folders.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, ManifestError> {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
     for path in paths {
@@ -47,7 +55,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Observed, ManifestError> {
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { parse(&sources) } else { Err(ManifestError(problems)) }
+    if problems.is_empty() { Ok(sources) } else { Err(ManifestError(problems)) }
 }
 
 fn read_file(path: &Path) -> Result<Source, String> {

@@ -1,0 +1,256 @@
+//! `smallfirst local`: the same manifests without a cluster. Compiles them as the operator would and serves in this
+//! process; files are looked at every second, and a change that does not compile leaves the last good table.
+//!
+//! A pool or Service needs a cluster, so each such tier is pointed to a URL with `--endpoint TIER=URL`. Keys come from
+//! Secrets among the manifests or from `--secret NAME/KEY=VALUE`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::Secret;
+use tokio::sync::watch;
+
+use crate::operator::plan::table;
+use crate::router::MAX_BODY_BYTES;
+use crate::router::control::Inputs;
+use crate::router::endpoints::Addresses;
+use crate::router::run::{Config, start};
+use crate::routing::source::manifests;
+use crate::routing::source::secrets::Secrets;
+use crate::routing::table::Backend;
+use crate::runtime::{shutdown, telemetry};
+use crate::yaml;
+
+/// Flags of `smallfirst local`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Manifests: files, or folders of .yaml, .yml and .json files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Name of the RoutingPolicy. Default: the only one.
+    #[arg(long)]
+    policy: Option<String>,
+    /// Address of the traffic port.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Address of the admin port: /healthz, /readyz, /metrics, /table. Default: none.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// Where a tier is: TIER=URL, such as compact=http://127.0.0.1:8000/v1. May be repeated.
+    #[arg(long = "endpoint", value_name = "TIER=URL", value_parser = endpoint)]
+    endpoints: Vec<(String, String)>,
+    /// A key of a Secret: NAME/KEY=VALUE. May be repeated; wins over Secrets among the manifests.
+    #[arg(long = "secret", value_name = "NAME/KEY=VALUE", value_parser = secret)]
+    secrets: Vec<((String, String), Bytes)>,
+}
+
+fn endpoint(text: &str) -> Result<(String, String), String> {
+    let (tier, url) = text.split_once('=').ok_or("must be TIER=URL")?;
+    let parsed: http::Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
+    if parsed.host().is_none() || !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err(format!("{url}: must be a URL such as http://127.0.0.1:8000/v1"));
+    }
+    Ok((tier.to_owned(), url.to_owned()))
+}
+
+fn secret(text: &str) -> Result<((String, String), Bytes), String> {
+    let (at, value) = text.split_once('=').ok_or("must be NAME/KEY=VALUE")?;
+    let (name, key) = at.split_once('/').ok_or("must be NAME/KEY=VALUE")?;
+    Ok(((name.to_owned(), key.to_owned()), Bytes::from(value.to_owned())))
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// When the manifests are wrong at the start, or an address can't be bound.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(serve(args))?;
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let (listen, admin) = (args.listen, args.admin);
+    let (first, keys) = load(&args)?;
+    let (tables, table) = watch::channel(Some(Arc::<str>::from(first)));
+    let (keys, secrets) = watch::channel(keys);
+    // Nothing changes them; the sender must live as long as the router.
+    let (_addresses, addresses) = watch::channel(Addresses::new());
+    tokio::spawn(follow(args, tables, keys));
+    let config = Config {
+        listen,
+        admin,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        max_body_bytes: MAX_BODY_BYTES,
+        lame_duck: Duration::ZERO,
+        drain: Duration::from_secs(30),
+        state: None,
+        access_log: Box::new(std::io::stdout()),
+    };
+    let running = start(config, Inputs { table, secrets, addresses }).await.context("the router can't start")?;
+    tracing::info!(address = %running.address, "serving");
+    shutdown::requested().await?;
+    running.stop().await;
+    Ok(())
+}
+
+async fn follow(args: Args, tables: watch::Sender<Option<Arc<str>>>, keys: watch::Sender<Secrets>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut complaint = String::new();
+    while !tables.is_closed() {
+        tick.tick().await;
+        match load(&args) {
+            Ok((table, secrets)) => {
+                complaint.clear();
+                keys.send_if_modified(|known| {
+                    *known != secrets && {
+                        *known = secrets;
+                        true
+                    }
+                });
+                tables.send_if_modified(|known| {
+                    known.as_deref() != Some(&table) && {
+                        *known = Some(Arc::from(table));
+                        true
+                    }
+                });
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if text != complaint {
+                    tracing::error!("the manifests are refused; the last good table stays: {text}");
+                    complaint = text;
+                }
+            }
+        }
+    }
+}
+
+/// The table and the keys that the manifests and flags give.
+fn load(args: &Args) -> anyhow::Result<(String, Secrets)> {
+    let observed = manifests::read(&args.paths)?;
+    let policy = match &args.policy {
+        Some(name) => name.clone(),
+        None => {
+            let mut names = observed.policies.keys();
+            match (names.next(), names.next()) {
+                (Some(only), None) => only.clone(),
+                (None, _) => anyhow::bail!("no RoutingPolicy among the manifests"),
+                _ => anyhow::bail!("more than one RoutingPolicy: choose with --policy"),
+            }
+        }
+    };
+    let compiled = table::compile(&observed, &policy).map_err(|invalid| anyhow::anyhow!("{}", invalid.message))?;
+    if let Some(left_out) = compiled.unresolved {
+        anyhow::bail!("{}", left_out.message);
+    }
+    let mut table = compiled.value;
+    for (name, url) in &args.endpoints {
+        let Some(tier) = table.tiers.get_mut(name) else {
+            let known: Vec<&str> = table.tiers.keys().map(String::as_str).collect();
+            anyhow::bail!("--endpoint {name}: no such tier; the policy uses {}", known.join(", "));
+        };
+        let credential = match &tier.backend {
+            Backend::Url { credential, .. } => credential.clone(),
+            Backend::Service { .. } => None,
+        };
+        tier.backend = Backend::Url { base_url: url.clone(), credential };
+    }
+    let missing: Vec<String> = table
+        .tiers
+        .iter()
+        .filter(|(_, tier)| matches!(tier.backend, Backend::Service { .. }))
+        .map(|(name, _)| format!("tier {name} is served in a cluster: say where it is with --endpoint {name}=URL"))
+        .collect();
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    let mut keys = secrets_of(&args.paths)?;
+    keys.extend(args.secrets.iter().cloned());
+    Ok((table.to_json(), keys.into_iter().collect()))
+}
+
+/// Keys of the Secrets among the manifests.
+fn secrets_of(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<(String, String), Bytes>> {
+    let mut keys = BTreeMap::new();
+    for source in manifests::sources(paths)? {
+        for document in yaml::documents(&source.text).with_context(|| source.name.clone())? {
+            if document["kind"] != "Secret" || document["apiVersion"] != "v1" {
+                continue;
+            }
+            let secret: Secret =
+                serde_json::from_value(document).with_context(|| format!("{}: Secret", source.name))?;
+            let name = secret.metadata.name.unwrap_or_default();
+            let data = secret.data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value.0)));
+            let text = secret.string_data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value)));
+            keys.extend(data.chain(text).map(|(key, value)| ((name.clone(), key), value)));
+        }
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const MANIFESTS: &str = r#"
+apiVersion: smallfirst.dev/v1alpha1
+kind: ModelTier
+metadata: {name: compact, namespace: ai}
+spec:
+  class: Small
+  owner: team
+  model: {name: m, contextTokens: 100}
+  pool: {engine: LlamaCpp, modelFrom: {path: /m.gguf}}
+---
+apiVersion: smallfirst.dev/v1alpha1
+kind: RoutingPolicy
+metadata: {name: assistants, namespace: ai}
+spec:
+  clients: [{name: finance, apiKey: {secretKeyRef: {name: client-keys, key: finance}}}]
+  workloads: [{name: intent, owner: team, match: {models: [intent]}, tierRef: {name: compact}}]
+  default: {reject: {}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: client-keys, namespace: ai}
+stringData: {finance: from-manifest}
+"#;
+
+    fn loaded(flags: &[&str]) -> Result<(String, Secrets), String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("all.yaml"), MANIFESTS).unwrap();
+        let path = folder.path().to_str().unwrap();
+        let args = Cli::parse_from(["local", path].into_iter().chain(flags.iter().copied())).args;
+        load(&args).map_err(|e| format!("{e:#}"))
+    }
+
+    #[test]
+    fn a_pool_needs_an_endpoint_and_flags_win_over_manifests() {
+        let missing = loaded(&[]).unwrap_err();
+        assert!(missing.contains("--endpoint compact=URL"), "{missing}");
+        let unknown = loaded(&["--endpoint", "compcat=http://127.0.0.1:1/v1"]).unwrap_err();
+        assert!(unknown.contains("no such tier") && unknown.contains("compact"), "{unknown}");
+        let at = crate::api::types::SecretKeyRef { name: "client-keys".into(), key: "finance".into() };
+        let flags = ["--endpoint", "compact=http://127.0.0.1:1/v1"];
+        let (table, secrets) = loaded(&flags).unwrap();
+        assert!(table.contains("http://127.0.0.1:1/v1"));
+        assert_eq!(secrets.get(&at).unwrap(), "from-manifest");
+        let (_, secrets) = loaded(&[&flags[..], &["--secret", "client-keys/finance=flag"]].concat()).unwrap();
+        assert_eq!(secrets.get(&at).unwrap(), "flag");
+    }
+}
