@@ -205,7 +205,8 @@ def main() -> None:
                 f"cut off {sum(a.finish != 'stop' for a in answers)}, "
                 f"latency p50 {seconds[len(seconds) // 2]:.2f} s "
                 f"p95 {seconds[int(len(seconds) * 0.95)]:.2f} s, "
-                f"{statistics.fmean(a.tokens for a in answers):.1f} tokens"
+                f"{statistics.fmean(a.tokens for a in answers):.1f} tokens",
+                flush=True,
             )
     if options.errors:
         for answer in results["calibration"]:
