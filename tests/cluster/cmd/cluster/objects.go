@@ -7,19 +7,24 @@ import (
 	"smallfirst.dev/tests/cluster/internal/instance"
 )
 
-// objects applies what the cluster needs besides its processes, and waits until it can be used.
+// addons loads the pause image and applies the objects of CoreDNS and metrics-server: both need
+// their permissions before they start.
+func (s *starter) addons() error {
+	if s.in.Variant != instance.Full {
+		return nil
+	}
+	if err := importImages(s.in, []string{filepath.Join(s.builder.Dir, "pause.tar")}); err != nil {
+		return err
+	}
+	return s.wait("add-ons", func() error {
+		return s.kubectl("apply", "--server-side", "--force-conflicts", "-f", s.in.Path("conf", "addons.yaml"))
+	})
+}
+
+// objects makes the fake nodes of kwok, and waits until the cluster can be used.
 func (s *starter) objects(kwokNodes int) error {
 	switch s.in.Variant {
 	case instance.Full:
-		if err := importImages(s.in, []string{filepath.Join(s.builder.Dir, "pause.tar")}); err != nil {
-			return err
-		}
-		apply := func() error {
-			return s.kubectl("apply", "--server-side", "--force-conflicts", "-f", s.in.Path("conf", "addons.yaml"))
-		}
-		if err := s.wait("add-ons", apply); err != nil {
-			return err
-		}
 		if err := s.wait("node", func() error { return s.client.NodeReady(s.begin) }); err != nil {
 			return err
 		}

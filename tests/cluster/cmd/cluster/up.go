@@ -22,7 +22,7 @@ import (
 // readyTimeout is generous: two cores may be busy with a compiler.
 const readyTimeout = 120 * time.Second
 
-// up starts what is missing: build -> files -> node -> stages of components -> objects -> ready.
+// up starts what is missing: build -> files -> node -> store and apiserver -> add-ons -> the rest -> ready.
 func up(args []string) error {
 	set, t := flags("up")
 	nodes := set.Int("kwok-nodes", 2, "how many fake nodes (kwok)")
@@ -74,9 +74,14 @@ func start(in *instance.Instance, builder *build.Builder, nodes int) error {
 		}
 		say("node namespaces ready %.1fs", time.Since(begin).Seconds())
 	}
-	for _, stage := range render.Components(in) {
+	for i, stage := range render.Components(in) {
 		if err := s.stage(stage); err != nil {
 			return err
+		}
+		if i == 0 {
+			if err := s.addons(); err != nil {
+				return err
+			}
 		}
 	}
 	if err := s.objects(nodes); err != nil {
