@@ -110,6 +110,10 @@ func writeFiles(in *instance.Instance, builder *build.Builder) error {
 		files["conf/kwok-stages.yaml"] = string(stages)
 	}
 	for name, text := range files {
+		// kube-proxy ends when its file is written anew, even with the same text.
+		if old, err := os.ReadFile(in.Path(name)); err == nil && string(old) == text {
+			continue
+		}
 		if err := os.MkdirAll(filepath.Dir(in.Path(name)), 0o755); err != nil {
 			return err
 		}
