@@ -96,6 +96,9 @@ fn the_api_server_takes_every_child_once() {
 fn ours(mut object: Value) -> Value {
     object["status"] = Value::Null;
     object["metadata"]["resourceVersion"] = Value::Null;
+    let annotations = object["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    object["metadata"]["annotations"] =
+        annotations.into_iter().filter(|(name, _)| !name.starts_with("deployment.kubernetes.io/")).collect();
     let fields = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     object["metadata"]["managedFields"] = fields.into_iter().filter(|f| f["manager"] == "smallfirst-test").collect();
     object

@@ -39,6 +39,10 @@ func (in *Instance) Addresses() Addresses {
 		a.ControllerManager, a.Scheduler = 10257, 10259
 		return a
 	}
+	// Without a node nothing is routed; scale tests need more Services than a node would ever serve.
+	a.ServiceCIDR = fmt.Sprintf("10.102.%d.0/22", 4*in.Slot)
+	a.Kubernetes = fmt.Sprintf("10.102.%d.1", 4*in.Slot)
+	a.DNS = fmt.Sprintf("10.102.%d.10", 4*in.Slot)
 	base := loopbackBase + in.Slot*loopbackStep
 	a.Server = "127.0.0.1"
 	a.APIServer, a.Etcd, a.EtcdPeer, a.EtcdHealth = base, base+1, base+2, base+3
