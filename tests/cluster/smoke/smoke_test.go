@@ -6,7 +6,9 @@ package smoke
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -76,12 +78,31 @@ func left(t *testing.T, dir string) {
 	if bytes.Contains(mounts, []byte(dir)) {
 		t.Errorf("a mount under %s is left", dir)
 	}
+	if name := cgroupOf(t, dir); name != "" {
+		if groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + name); len(groups) > 0 {
+			t.Errorf("cgroups are left: %v", groups)
+		}
+	}
 	entries, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, entry := range entries {
 		if text, _ := os.ReadFile(entry); bytes.Contains(text, []byte(dir+"/")) {
 			t.Errorf("%s is left: %s", entry, bytes.ReplaceAll(text, []byte{0}, []byte{' '}))
 		}
 	}
+}
+
+// cgroupOf gives the instance's name, which is its cgroups' too; empty after wipe.
+func cgroupOf(t *testing.T, dir string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, "instance.json"))
+	if err != nil {
+		return ""
+	}
+	var in struct{ Slot *int }
+	if err := json.Unmarshal(raw, &in); err != nil || in.Slot == nil {
+		t.Fatalf("instance.json: %v", err)
+	}
+	return fmt.Sprintf("smallfirst-%d", *in.Slot)
 }
 
 func packProbe(t *testing.T) string {

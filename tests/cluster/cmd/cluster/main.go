@@ -6,6 +6,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -144,7 +145,7 @@ func (t *target) load() (*instance.Instance, error) {
 
 // lock keeps two runs of the tool off one run folder.
 func lock(dir string) (func(), error) {
-	name := fmt.Sprintf("%x.lock", []byte(filepath.Base(dir)))
+	name := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(dir)))[:16]
 	return instance.Lock(filepath.Join(instance.MachineState(), name))
 }
 

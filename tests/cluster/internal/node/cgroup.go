@@ -20,7 +20,7 @@ const cgroupFS = "/sys/fs/cgroup"
 var controllers = []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io"}
 
 // cgroupDirs gives the instance's own folder in every hierarchy: one with cgroup v2, one a
-// controller with v1.
+// controller with v1, where runc uses a "unified" one as well if it is there.
 func cgroupDirs(in *instance.Instance) []string {
 	if unified() {
 		return []string{filepath.Join(cgroupFS, in.Name())}
@@ -31,7 +31,7 @@ func cgroupDirs(in *instance.Instance) []string {
 	for _, entry := range entries {
 		// cpu and cpuacct may be links to one folder.
 		real, err := filepath.EvalSymlinks(filepath.Join(cgroupFS, entry.Name()))
-		if err != nil || seen[real] || entry.Name() == "unified" {
+		if err != nil || seen[real] {
 			continue
 		}
 		seen[real] = true
