@@ -56,7 +56,11 @@ func TestSmokeFullCluster(t *testing.T) {
 	}
 
 	// Idempotent, and the same cluster after down and up.
+	again := time.Now()
 	tool.run("up")
+	if took := time.Since(again); took > 15*time.Second {
+		t.Errorf("up of a running cluster took %s", took)
+	}
 	tool.run("down")
 	left(t, dir)
 	tool.run("up")

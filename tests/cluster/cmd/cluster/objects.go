@@ -25,7 +25,7 @@ func (s *starter) addons() error {
 func (s *starter) objects(kwokNodes int) error {
 	switch s.in.Variant {
 	case instance.Full:
-		if err := s.wait("node", func() error { return s.client.NodeReady(s.begin) }); err != nil {
+		if err := s.wait("node", func() error { return s.client.NodeReady(s.nodeSince) }); err != nil {
 			return err
 		}
 	case instance.Kwok:
@@ -39,7 +39,7 @@ func (s *starter) objects(kwokNodes int) error {
 			}
 		}
 		if kwokNodes > 0 {
-			if err := s.wait("fake nodes", func() error { return s.client.NodeReady(s.begin) }); err != nil {
+			if err := s.wait("fake nodes", func() error { return s.client.NodeReady(s.nodeSince) }); err != nil {
 				return err
 			}
 		}

@@ -153,6 +153,9 @@ type starter struct {
 	client  *api.Client
 	holder  *proc.Process
 	begin   time.Time
+	// nodeSince is the moment after which the node must have reported itself: the zero time when
+	// its kubelet ran before this up. A kubelet with no news writes every five minutes only.
+	nodeSince time.Time
 }
 
 // stage starts its components together and waits for each.
@@ -167,6 +170,9 @@ func (s *starter) stage(components []render.Component) error {
 			return err
 		}
 		running[i] = p
+		if c.Name == "kubelet" || c.Name == "kwok" {
+			s.nodeSince = s.begin
+		}
 	}
 	for i, c := range components {
 		err := s.wait(c.Name, func() error {
