@@ -46,8 +46,18 @@ test: ## Run every test; the last lines say how many ran per layer
 	tests/run
 
 .PHONY: crds
-crds: ## Generate crds/ from the Rust types
+crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds
+	cargo run --locked --quiet -- crds --output-dir deploy/crds
+	cargo run --locked --quiet -- crds --output-dir charts/smallfirst-crds/templates --helm
+
+.PHONY: image
+image: ## Build the image archive target/image/smallfirst.tar, without Docker (PROFILE=release for a slower build of a faster one)
+	tests/image/build
+
+.PHONY: manifests
+manifests: ## Render deploy/operator/operator.yaml from the chart
+	PATH="$$(tests/cluster/run fetch):$$PATH" helm template smallfirst charts/smallfirst --namespace smallfirst-system > deploy/operator/operator.yaml
 
 .PHONY: cluster-up
 cluster-up: ## Start a real Kubernetes with a node, in a network namespace of its own

@@ -1,0 +1,14 @@
+# The published image: one static binary and the CA certificates. `make image` builds the same layout without Docker.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN target=$(uname -m)-unknown-linux-gnu \
+    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin smallfirst --target "$target" \
+    && cp "target/$target/release/smallfirst" /smallfirst
+
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /smallfirst /smallfirst
+EXPOSE 8080 9090
+USER 65532:65532
+ENTRYPOINT ["/smallfirst"]
