@@ -27,6 +27,7 @@ deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@$(TOOLS)/cargo-deny --version 2>/dev/null | grep -qF ' $(CARGO_DENY_VERSION)' || cargo install --locked --quiet --root $(CACHE)/tools cargo-deny@$(CARGO_DENY_VERSION)
 	@echo "[4/4] Kubernetes for the tests (about 6 minutes, once)"
 	@tests/cluster/run build --variant control-plane
+	@tests/cluster/run fetch
 
 .PHONY: build
 build: ## Build the binary for release: target/release/smallfirst
