@@ -72,6 +72,21 @@ cluster-down: ## Stop it; its disk stays (tests/cluster/run wipe deletes it)
 cluster-status: ## Say what of it runs
 	tests/cluster/run status
 
+VENV := $(CACHE)/demo-venv
+ENGINE_IMAGES := target/image/llama-server.tar target/image/standin.tar
+
+.PHONY: demo
+demo: image ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
+	tests/engine/build-image --output target/image/llama-server.tar
+	tests/standin/build-image target/image/standin.tar
+	$(VENV)/bin/python -c 'import openai' 2>/dev/null || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --requirement tests/demo/requirements.txt; }
+	if [ -z "$${KUBECONFIG:-}" ]; then \
+	  tests/cluster/run up; tests/cluster/run fetch >/dev/null; \
+	  tests/cluster/run image import target/image/smallfirst.tar $(ENGINE_IMAGES); \
+	  eval "$$(tests/cluster/run env)"; \
+	fi; \
+	$(VENV)/bin/python tests/demo/main.py
+
 .PHONY: clean
 clean: ## Remove what was built here
 	cargo clean

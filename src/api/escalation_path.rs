@@ -234,23 +234,23 @@ pub struct RegexGate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// What sends a request on to the next step. Default: all of them. Quote the name in YAML ("on"): kubectl reads a bare on as true.
-    #[serde(default = "default_failover_on")]
+    /// What sends a request on to the next step. Default: all of them.
+    #[serde(default = "default_reasons")]
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
-    pub on: Vec<FailoverReason>,
+    pub reasons: Vec<FailoverReason>,
     /// Up (the default): only to later steps that are entered Always. UpThenDown: then also to FailoverOnly steps, then the best eligible answer.
     #[serde(default)]
     pub direction: Direction,
 }
 
-fn default_failover_on() -> Vec<FailoverReason> {
+fn default_reasons() -> Vec<FailoverReason> {
     use FailoverReason::{ContextOverflow, Degraded, RateLimited, ServerError, Timeout, Unreachable};
     vec![Unreachable, Timeout, RateLimited, ServerError, Degraded, ContextOverflow]
 }
 
 impl Default for Failover {
     fn default() -> Self {
-        Self { on: default_failover_on(), direction: Direction::default() }
+        Self { reasons: default_reasons(), direction: Direction::default() }
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Body {
 /// Why a call gave no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallError {
-    /// As `failover.on` has it; `None` when the request itself was refused (4xx): no other tier is asked for that.
+    /// As `failover.reasons` has it; `None` when the request itself was refused (4xx): no other tier is asked for that.
     pub reason: Option<FailoverReason>,
     /// Status to pass on for a refusal.
     pub status: Option<StatusCode>,

@@ -98,7 +98,6 @@ fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
         rules: Some(vec![
             rule("", "configmaps", &read, Some(vec![table.to_owned()])),
             rule("discovery.k8s.io", "endpointslices", &read, None),
-            rule("events.k8s.io", "events", &["create"], None),
         ]),
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn resolve(
         }
         steps.push(compiled);
     }
-    let mut failover_on = spec.failover.on.clone();
+    let mut failover_on = spec.failover.reasons.clone();
     failover_on.sort_unstable();
     failover_on.dedup();
     let value = table::Path {
@@ -102,7 +102,7 @@ pub(super) fn resolve(
 /// The path of a workload that uses one tier: that tier, with a step's and a path's defaults.
 pub(super) fn single(tier: &str) -> table::Path {
     let failover = api::Failover::default();
-    let mut failover_on = failover.on;
+    let mut failover_on = failover.reasons;
     failover_on.sort_unstable();
     table::Path {
         steps: vec![table::Step {

@@ -87,11 +87,6 @@ pub fn parse(sources: &[Source]) -> Result<Observed, ManifestError> {
     for Source { name, text } in sources {
         match yaml::documents(text) {
             Ok(documents) => {
-                let has_on = |document: &Value| document.pointer("/spec/failover/on").is_some();
-                if bare_on(text) && documents.iter().any(has_on) {
-                    let problem = "spec.failover.on: write \"on\" in quotes: kubectl reads a bare on as true";
-                    reading.problems.push(format!("{name}: {problem}"));
-                }
                 for (i, document) in documents.into_iter().enumerate() {
                     reading.document(&format!("{name}: document {}", i + 1), document);
                 }
@@ -107,17 +102,6 @@ pub fn parse(sources: &[Source]) -> Result<Observed, ManifestError> {
         observed.namespace = namespace;
     }
     if problems.is_empty() { Ok(observed) } else { Err(ManifestError(problems)) }
-}
-
-/// Whether a mapping has the bare key `on`, which YAML 1.1 (kubectl) reads as true and YAML 1.2 as text.
-fn bare_on(text: &str) -> bool {
-    text.lines().map(|line| line.split(" #").next().unwrap_or_default()).any(|line| {
-        line.match_indices("on:").any(|(at, _)| {
-            let before = line.get(..at).unwrap_or_default().trim_end();
-            let starts = before.is_empty() || before.ends_with(['{', ',', '-']);
-            starts && !line.get(..at).is_some_and(|b| b.ends_with(|c: char| c.is_alphanumeric() || c == '-'))
-        })
-    })
 }
 
 #[derive(Default)]

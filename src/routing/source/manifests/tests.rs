@@ -55,16 +55,3 @@ fn text_that_is_not_yaml_says_where() {
     assert!(refusal("apiVersion: smallfirst.dev/v1\nkind: ModelTier").contains("is not known"));
     assert!(refusal("apiVersion: smallfirst.dev/v1alpha1\nkind: Other").contains("is not one of"));
 }
-
-/// Found by applying the sample with kubectl, which answered `unknown field "spec.failover.true"`.
-#[test]
-fn a_bare_on_is_refused_as_kubectl_would() {
-    let message = refusal(&QUICKSTART.replacen("{\"on\":", "{on:", 1));
-    assert!(message.contains("spec.failover.on: write \"on\" in quotes"), "{message}");
-    for (text, bare) in [("a: 1\n  on: [x]", true), ("{a: 1, on: 2}", true), ("- on: a", true)] {
-        assert_eq!(bare_on(text), bare, "{text}");
-    }
-    for text in ["\"on\": [x]", "reason: a", "{region: b}", "a: 1 # on: x", "x-on: 1", "{\"on\":1}"] {
-        assert!(!bare_on(text), "{text}");
-    }
-}
