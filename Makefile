@@ -8,7 +8,7 @@ TOOLS := $(CACHE)/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # From Debian: what builds need, and what the test cluster's node is made of.
-DEBIAN := build-essential ca-certificates git pkg-config python3 $(shell cat tests/cluster/debian-packages.txt)
+DEBIAN := build-essential ca-certificates git pkg-config python3 python3-pip python3-venv $(shell cat tests/cluster/debian-packages.txt)
 
 export PATH := $(TOOLS):$(PATH)
 
