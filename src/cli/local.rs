@@ -16,15 +16,14 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::watch;
 
+use super::data_plane;
 use crate::operator::plan::table;
-use crate::router::MAX_BODY_BYTES;
-use crate::router::control::Inputs;
-use crate::router::endpoints::Addresses;
-use crate::router::run::{Config, start};
+use crate::router::control::{Inputs, no_services};
+use crate::router::run::Config;
 use crate::routing::source::manifests;
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::Backend;
-use crate::runtime::{shutdown, telemetry};
+use crate::runtime::shutdown;
 use crate::yaml;
 
 /// Flags of `smallfirst local`.
@@ -70,11 +69,7 @@ fn secret(text: &str) -> Result<((String, String), Bytes), String> {
 /// # Errors
 /// When the manifests are wrong at the start, or an address can't be bound.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    telemetry::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(serve(args))?;
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    Ok(ExitCode::SUCCESS)
+    data_plane::process(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
@@ -82,21 +77,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let (first, keys) = load(&args)?;
     let (tables, table) = watch::channel(Some(Arc::<str>::from(first)));
     let (keys, secrets) = watch::channel(keys);
-    // Nothing changes them; the sender must live as long as the router.
-    let (_addresses, addresses) = watch::channel(Addresses::new());
     tokio::spawn(follow(args, tables, keys));
-    let config = Config {
-        listen,
-        admin,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        max_body_bytes: MAX_BODY_BYTES,
-        lame_duck: Duration::ZERO,
-        drain: Duration::from_secs(30),
-        state: None,
-        access_log: Box::new(std::io::stdout()),
-    };
-    let running = start(config, Inputs { table, secrets, addresses }).await.context("the router can't start")?;
-    tracing::info!(address = %running.address, "serving");
+    let config = Config { admin, ..Config::new(listen) };
+    let running = data_plane::start(config, Inputs { table, secrets, addresses: no_services() }).await?;
     shutdown::requested().await?;
     running.stop().await;
     Ok(())

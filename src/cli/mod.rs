@@ -1,4 +1,4 @@
-//! The command line: one file a command, and here only the list of them.
+//! The command line: one file a command (and [`data_plane`], which two of them share), and here only the list of them.
 //!
 //! A command has `Args` (its flags, parsed by clap) and `run`, which returns the exit code of a run that
 //! went as it should, or an error for `main` to print. clap itself answers a wrong command line with exit code 2.
@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub mod completion;
 pub mod crds;
+mod data_plane;
 pub mod local;
 pub mod operator;
 pub mod router;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::watch;
 
+use super::data_plane;
 use crate::router::MAX_BODY_BYTES;
-use crate::router::control::{Inputs, last_good};
-use crate::router::run::{Config, start};
+use crate::router::control::{Inputs, last_good, no_services};
+use crate::router::run::Config;
 use crate::routing::source::{configmap, endpoints, file, secrets};
 use crate::routing::table::SECRETS_DIR;
-use crate::runtime::{shutdown, telemetry};
+use crate::runtime::shutdown;
 
 /// Flags of `smallfirst router`.
 #[derive(Debug, clap::Args)]
@@ -59,12 +59,7 @@ pub struct Args {
 /// # Errors
 /// When it can't start.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    telemetry::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(serve(args))?;
-    // A watch that never ends must not keep the process.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    Ok(ExitCode::SUCCESS)
+    data_plane::process(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
@@ -72,10 +67,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let inputs = match (args.table, args.namespace, args.policy) {
         (Some(path), ..) => {
             let table = file::follow(path.clone()).with_context(|| format!("--table {}", path.display()))?;
-            // Without a watch there are no Services; the sender must live as long as the process.
-            let (sender, addresses) = watch::channel(crate::router::endpoints::Addresses::new());
-            tokio::spawn(async move { sender.closed().await });
-            Inputs { table, secrets, addresses }
+            Inputs { table, secrets, addresses: no_services() }
         }
         (None, Some(namespace), Some(policy)) => {
             let client = kube::Client::try_default().await.context("no way to the API server")?;
@@ -85,18 +77,17 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         }
         _ => anyhow::bail!("give --namespace and --policy, or --table"),
     };
+    let config = Config::new(args.listen);
     let config = Config {
-        listen: args.listen,
         admin: Some(args.admin),
-        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        threads: args.threads.unwrap_or(config.threads),
         max_body_bytes: args.max_body_bytes,
         lame_duck: Duration::from_secs(args.lame_duck_seconds),
         drain: Duration::from_secs(args.drain_seconds),
         state: args.state_dir,
-        access_log: Box::new(std::io::stdout()),
+        ..config
     };
-    let running = start(config, inputs).await.context("the router can't start")?;
-    tracing::info!(address = %running.address, "serving");
+    let running = data_plane::start(config, inputs).await?;
     shutdown::requested().await?;
     running.stop().await;
     Ok(())

@@ -23,6 +23,12 @@ pub struct Inputs {
     pub addresses: watch::Receiver<Addresses>,
 }
 
+/// Addresses where no watch says any: tiers are URLs then.
+#[must_use]
+pub fn no_services() -> watch::Receiver<Addresses> {
+    watch::channel(Addresses::new()).1
+}
+
 /// Name of the last good table in the state folder.
 const LAST_GOOD: &str = "table.json";
 

@@ -13,11 +13,11 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::Shared;
 use super::access_log::AccessLog;
 use super::control::{Inputs, follow};
 use super::metrics::Metrics;
 use super::server::Server;
+use super::{MAX_BODY_BYTES, Shared};
 use crate::runtime::admin;
 
 /// Settings of a process.
@@ -38,6 +38,23 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// Where the access log goes.
     pub access_log: Box<dyn std::io::Write + Send>,
+}
+
+impl Config {
+    /// A traffic port on every CPU that this process may use, and the access log on standard output.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            admin: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_body_bytes: MAX_BODY_BYTES,
+            lame_duck: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            state: None,
+            access_log: Box::new(std::io::stdout()),
+        }
+    }
 }
 
 /// A running router.
