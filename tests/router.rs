@@ -180,6 +180,25 @@ async fn models_lists_what_the_client_may_use() {
 }
 
 #[tokio::test]
+async fn a_public_tier_is_asked_by_its_name_along_the_path_in_the_table() {
+    let (small, large) = (FakeUpstream::start(UNSURE).await, FakeUpstream::start(LARGE).await);
+    let mut given = table(small.port, large.port);
+    given["tiers"]["small"]["public"] = true.into();
+    given["paths"]["tier/small"] = given["paths"]["down"].clone();
+    given["paths"]["tier/small"]["steps"].as_array_mut().unwrap().remove(0);
+    given["paths"]["tier/small"]["steps"][0]["entry"] = "Always".into();
+    let router = Harness::start(given.clone()).await;
+    let reply = router.ask(&body("small")).await;
+    assert_eq!((reply.status, reply.header("x-smallfirst-steps")), (200, "small:accepted"), "{}", reply.body);
+    assert_eq!(reply.header("x-smallfirst-workload"), "tier/small");
+    let before = get(router.admin, "/table").await.header("x-smallfirst-table-hash").to_owned();
+    given["paths"].as_object_mut().unwrap().remove("tier/small");
+    router.table.send(Some(Arc::from(given.to_string()))).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(get(router.admin, "/table").await.header("x-smallfirst-table-hash"), before);
+}
+
+#[tokio::test]
 async fn a_stream_is_held_judged_and_stripped() {
     let (small, large, router) =
         pair(Behaviour::Stream("small says", -0.01), Behaviour::Stream("large says", 0.0)).await;

@@ -21,6 +21,7 @@ use super::sse::{DONE, encode};
 use super::trace::Trace;
 use crate::api::types::{DataClass, Risk};
 use crate::routing::decide::{self, Route, Signals, Unroutable};
+use crate::routing::table::tier_path;
 
 /// The reply of every path through here.
 pub type Reply = Response<Full<Bytes>>;
@@ -230,21 +231,20 @@ async fn chat(
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = classify(snapshot, client, &peek, &head.headers)?;
     let mut asked = Asked { body: &body, peek: &peek, id, risk: Risk::Medium, data_class: DataClass::Internal };
-    let none: &[Vec<CompiledGate>] = &[];
-    let (path, gates) = match route {
+    let path = match route {
         Route::Tier(name) => {
-            account.workload = format!("tier/{name}");
-            (snapshot.direct(name), none)
+            account.workload = tier_path(name);
+            snapshot.path(&account.workload)
         }
         Route::Workload(index) => {
             let workload = &snapshot.table.workloads[index];
             account.workload.clone_from(&workload.name);
             account.owner.clone_from(&workload.owner);
             (asked.risk, asked.data_class) = (workload.risk, workload.data_class);
-            snapshot.path(workload).map_or((None, none), |(path, gates)| (Some(path), gates))
+            snapshot.path(&workload.path)
         }
     };
-    let Some(path) = path else {
+    let Some((path, gates)) = path else {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "server_error",

@@ -15,7 +15,7 @@ use super::endpoints::{Endpoint, Endpoints};
 use super::gates::{CompiledGate, compile_all};
 use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{Backend, FORMAT_VERSION, Path, RoutingTable, Tier, Workload, hash};
+use crate::routing::table::{Backend, FORMAT_VERSION, Path, RoutingTable, Tier, hash, tier_path};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +43,6 @@ pub struct Snapshot {
     keys: Vec<([u8; 32], usize)>,
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
-    /// Paths of Public tiers that a client may name, by tier.
-    direct: BTreeMap<String, Path>,
     /// What is not mounted, in words that name the field.
     pub missing: Vec<String>,
 }
@@ -105,20 +103,18 @@ impl Snapshot {
                 }
             }
         }
-        for workload in &table.workloads {
-            if !table.paths.contains_key(&workload.path) {
-                return Err(Refused::Part(format!(
-                    "workload {}: path {} is not in the table",
-                    workload.name, workload.path
-                )));
+        let workloads = table.workloads.iter().map(|w| (format!("workload {}", w.name), w.path.clone()));
+        let public = table.tiers.iter().filter(|(_, tier)| tier.public);
+        let public = public.map(|(name, _)| (format!("Public tier {name}"), tier_path(name)));
+        for (what, path) in workloads.chain(public) {
+            if !table.paths.contains_key(&path) {
+                return Err(Refused::Part(format!("{what}: path {path} is not in the table")));
             }
         }
         let mut missing = Vec::new();
         let tiers = compile_tiers(&table, secrets, before, &mut missing)?;
         let keys = compile_keys(&table, secrets, &mut missing);
-        let public = table.tiers.iter().filter(|(_, tier)| tier.public);
-        let direct: BTreeMap<_, _> = public.map(|(name, _)| (name.clone(), direct_path(name))).collect();
-        Ok(Self { hash: hash(json), gates, keys, tiers, direct, missing, table })
+        Ok(Self { hash: hash(json), gates, keys, tiers, missing, table })
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -145,35 +141,10 @@ impl Snapshot {
         self.tiers.values()
     }
 
-    /// A workload's path with its gates.
+    /// A path with its gates.
     #[must_use]
-    pub fn path(&self, workload: &Workload) -> Option<(&Path, &[Vec<CompiledGate>])> {
-        Some((self.table.paths.get(&workload.path)?, self.gates.get(&workload.path)?))
-    }
-
-    /// The path of a Public tier that a client named.
-    #[must_use]
-    pub fn direct(&self, tier: &str) -> Option<&Path> {
-        self.direct.get(tier)
-    }
-}
-
-fn direct_path(tier: &str) -> Path {
-    use crate::api::escalation_path::{Direction, Entry, OnExhausted};
-    use crate::routing::table::Step;
-    Path {
-        steps: vec![Step {
-            name: tier.to_owned(),
-            tiers: vec![tier.to_owned()],
-            entry: Entry::Always,
-            timeout_ms: 60_000,
-            attempts: 2,
-            accept: Vec::new(),
-        }],
-        deadline_ms: 120_000,
-        failover_on: Vec::new(),
-        direction: Direction::Up,
-        on_exhausted: OnExhausted::Error,
+    pub fn path(&self, name: &str) -> Option<(&Path, &[Vec<CompiledGate>])> {
+        Some((self.table.paths.get(name)?, self.gates.get(name)?))
     }
 }
 

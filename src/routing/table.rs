@@ -39,7 +39,7 @@ pub struct RoutingTable {
     pub clients: Option<Vec<Client>>,
     /// Tiers by name, only those that a path of this table uses or that are Public.
     pub tiers: BTreeMap<String, Tier>,
-    /// Paths by name. A workload with a `tierRef` has a path of its own named `tier/<name>`.
+    /// Paths by name. A workload with a `tierRef` and a Public tier have paths of their own, named by [`tier_path`].
     pub paths: BTreeMap<String, Path>,
     /// Workloads in the policy's order; the first that matches wins.
     pub workloads: Vec<Workload>,
@@ -227,6 +227,12 @@ impl RoutingTable {
         names.dedup();
         names
     }
+}
+
+/// Name of the path that is one tier alone. No EscalationPath can have it: names of objects have no slash.
+#[must_use]
+pub fn tier_path(tier: &str) -> String {
+    format!("tier/{tier}")
 }
 
 /// Name of a table's content: the first 16 hexadecimal digits of the SHA-256 of its text.

@@ -99,7 +99,7 @@ pub(super) fn resolve(
     problems.into_result(ACCEPTED, Valid { value, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }
 
-/// The path of a workload that uses one tier: that tier, with a step's and a path's defaults.
+/// The path of a workload that uses one tier, or of a tier that clients name: with a step's and a path's defaults.
 pub(super) fn single(tier: &str) -> table::Path {
     let failover = api::Failover::default();
     let mut failover_on = failover.reasons;

@@ -42,7 +42,10 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     let workloads = spec.workloads.iter().enumerate();
     let workloads = workloads.map(|(i, workload)| routes.workload(&mut problems, spec, i, workload)).collect();
     let default_workload = default_workload(&mut problems, spec);
-    let Routes { tiers, paths, broken, waiting, .. } = routes;
+    let Routes { tiers, mut paths, broken, waiting, .. } = routes;
+    for (name, _) in tiers.iter().filter(|(_, tier)| tier.public) {
+        paths.entry(table::tier_path(name)).or_insert_with(|| single(name));
+    }
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;
@@ -141,7 +144,7 @@ impl Routes<'_> {
             (Some(reference), None) => self.path(&format!("{field}.pathRef.name"), &reference.name),
             (None, Some(reference)) => {
                 let field = format!("{field}.tierRef.name");
-                let path = format!("tier/{}", reference.name);
+                let path = table::tier_path(&reference.name);
                 let resolved = resolve_tier(&mut self.waiting, &field, reference, self.observed, &self.tiers);
                 let mut entry = single(&reference.name);
                 if resolved.is_none() {
