@@ -166,7 +166,7 @@ async fn keys_are_checked_and_change_without_a_restart() {
     assert_eq!(router.ask_as("k-new", &body("intent")).await.status, 200);
     let problems = router.running.as_ref().unwrap().problems.borrow().clone();
     assert!(
-        problems[0].contains("spec.clients[guest].apiKey.secretKeyRef: Secret client-keys has no key guest"),
+        problems[0].message.contains("spec.clients[guest].apiKey.secretKeyRef: Secret client-keys has no key guest"),
         "{problems:?}"
     );
 }

@@ -28,8 +28,6 @@ pub const REASON_GATE_UNSATISFIABLE: &str = "GateUnsatisfiable";
 pub const REASON_CLASS_ORDER: &str = "ClassOrder";
 /// No step of a workload's path is cleared for its data class.
 pub const REASON_DATA_CLASS: &str = "DataClassNotAllowed";
-/// A Secret or key that is referenced does not exist.
-pub const REASON_SECRET_NOT_FOUND: &str = "SecretNotFound";
 /// The rolled-out state equals the spec.
 pub const REASON_ROLLED_OUT: &str = "RolledOut";
 /// Scaled to zero by the spec.

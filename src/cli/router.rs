@@ -14,6 +14,7 @@ use crate::router::control::{Inputs, last_good, no_services};
 use crate::router::run::Config;
 use crate::routing::source::{configmap, endpoints, file, secrets};
 use crate::routing::table::SECRETS_DIR;
+use crate::runtime::problems::{self, Pace};
 use crate::runtime::shutdown;
 
 /// Flags of `smallfirst router`.
@@ -64,6 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let secrets = secrets::follow(args.secrets_dir);
+    let mut cluster = None;
     let inputs = match (args.table, args.namespace, args.policy) {
         (Some(path), ..) => {
             let table = file::follow(path.clone()).with_context(|| format!("--table {}", path.display()))?;
@@ -73,7 +75,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             let client = kube::Client::try_default().await.context("no way to the API server")?;
             let first: Option<Arc<str>> = args.state_dir.as_deref().and_then(last_good);
             let table = configmap::follow(client.clone(), &namespace, &format!("{policy}-table"), first);
-            Inputs { table, secrets, addresses: endpoints::follow(client, &namespace) }
+            let addresses = endpoints::follow(client.clone(), &namespace);
+            cluster = Some((client, namespace, policy));
+            Inputs { table, secrets, addresses }
         }
         _ => anyhow::bail!("give --namespace and --policy, or --table"),
     };
@@ -88,7 +92,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         ..config
     };
     let running = data_plane::start(config, inputs).await?;
+    let telling = cluster.map(|(client, namespace, policy)| {
+        tokio::spawn(problems::tell(client, namespace, policy, running.problems.clone(), Pace::default()))
+    });
     shutdown::requested().await?;
+    // Its successors may have what it lacks.
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     running.stop().await;
     Ok(())
 }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 
 use crate::api::conditions::{ACCEPTED, READY, REASON_CONFLICT, REASON_PENDING, REASON_ROLLED_OUT};
+use crate::runtime::events::note;
 
 /// The events between two lists of conditions. `generation` is the object's: the first is its creation.
 #[must_use]
@@ -36,10 +37,7 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
 }
 
 fn event(type_: EventType, condition: &Condition, action: &str) -> Event {
-    // The API server takes 1,024 bytes of note.
-    let mut note = condition.message.clone();
-    let end = (0..=1024.min(note.len())).rev().find(|i| note.is_char_boundary(*i)).unwrap_or_default();
-    note.truncate(end);
+    let note = note(condition.message.clone());
     Event { type_, reason: condition.reason.clone(), note: Some(note), action: action.to_owned(), secondary: None }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::endpoints::{Addresses, Endpoints};
 use super::metrics::ReloadLabels;
+use super::problem::Problem;
 use super::snapshot::Snapshot;
 use crate::routing::source::secrets::Secrets;
 
@@ -47,12 +48,12 @@ fn keep(state: &Path, table: &str) {
     }
 }
 
-/// Follows the inputs until they end. `problems` gets what is missing each time that changes, in words.
+/// Follows the inputs until they end. `problems` gets what is missing each time that changes.
 pub async fn follow(
     shared: Arc<Shared>,
     mut inputs: Inputs,
     state: Option<PathBuf>,
-    problems: watch::Sender<Vec<String>>,
+    problems: watch::Sender<Vec<Problem>>,
 ) {
     load(&shared, &mut inputs, state.as_deref(), &problems);
     endpoints(&shared, &mut inputs);
@@ -74,13 +75,13 @@ fn endpoints(shared: &Shared, inputs: &mut Inputs) {
     shared.endpoints.store(Arc::new(new));
 }
 
-fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<String>>) {
+fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<Problem>>) {
     let Some(text) = inputs.table.borrow_and_update().clone() else { return };
     let secrets = inputs.secrets.borrow_and_update().clone();
     let before = shared.snapshot.load_full();
     let result = match Snapshot::compile(&text, &secrets, before.as_deref()) {
         Ok(new) => {
-            shared.metrics.missing_secrets.set(i64::try_from(new.missing.len()).unwrap_or(i64::MAX));
+            shared.metrics.missing_secrets.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
             if before.as_ref().is_none_or(|b| b.hash != new.hash) {
                 tracing::info!(hash = new.hash, workloads = new.table.workloads.len(), "a table is in force");
                 if let Some(state) = state {
@@ -88,11 +89,11 @@ fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &w
                 }
             }
             problems.send_if_modified(|known| {
-                let changed = *known != new.missing;
-                known.clone_from(&new.missing);
+                let changed = *known != new.problems;
+                known.clone_from(&new.problems);
                 changed
             });
-            for problem in &new.missing {
+            for problem in &new.problems {
                 tracing::warn!("{problem}");
             }
             shared.snapshot.store(Some(Arc::new(new)));

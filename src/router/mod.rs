@@ -22,6 +22,7 @@ pub(crate) mod json;
 pub mod metrics;
 pub mod money;
 pub mod pool;
+pub mod problem;
 pub mod run;
 pub mod serve;
 pub mod server;

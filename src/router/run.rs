@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::access_log::AccessLog;
 use super::control::{Inputs, follow};
 use super::metrics::Metrics;
+use super::problem::Problem;
 use super::server::Server;
 use super::{MAX_BODY_BYTES, Shared};
 use crate::runtime::admin;
@@ -63,8 +64,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// Its admin address.
     pub admin: Option<SocketAddr>,
-    /// What is missing (keys that are not mounted), in words, as it changes.
-    pub problems: watch::Receiver<Vec<String>>,
+    /// What is missing (keys that are not mounted), as it changes.
+    pub problems: watch::Receiver<Vec<Problem>>,
     server: Server,
     stopping: watch::Sender<bool>,
     lame_duck: Duration,

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints};
 use super::gates::{CompiledGate, compile_all};
+use super::problem::Problem;
 use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{Backend, FORMAT_VERSION, Path, RoutingTable, Tier, hash, tier_path};
@@ -43,8 +44,8 @@ pub struct Snapshot {
     keys: Vec<([u8; 32], usize)>,
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
-    /// What is not mounted, in words that name the field.
-    pub missing: Vec<String>,
+    /// What is not mounted or cannot be used.
+    pub problems: Vec<Problem>,
 }
 
 /// A tier, ready to be asked.
@@ -56,7 +57,7 @@ pub struct Upstream {
     /// Where it is, for `Backend::Url`.
     pub url: Option<Uri>,
     /// `authorization`, where the tier needs one.
-    pub authorization: Result<Option<HeaderValue>, String>,
+    pub authorization: Result<Option<HeaderValue>, Problem>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
     /// Its endpoint, for `Backend::Url`.
@@ -111,10 +112,10 @@ impl Snapshot {
                 return Err(Refused::Part(format!("{what}: path {path} is not in the table")));
             }
         }
-        let mut missing = Vec::new();
-        let tiers = compile_tiers(&table, secrets, before, &mut missing)?;
-        let keys = compile_keys(&table, secrets, &mut missing);
-        Ok(Self { hash: hash(json), gates, keys, tiers, missing, table })
+        let mut problems = Vec::new();
+        let tiers = compile_tiers(&table, secrets, before, &mut problems)?;
+        let keys = compile_keys(&table, secrets, &mut problems);
+        Ok(Self { hash: hash(json), gates, keys, tiers, problems, table })
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -148,16 +149,11 @@ impl Snapshot {
     }
 }
 
-/// What is wrong with a mounted key, in words.
-fn absent(field: &str, secret: &SecretKeyRef) -> String {
-    format!("{field}: Secret {} has no key {}, or is not mounted yet", secret.name, secret.key)
-}
-
 fn compile_tiers(
     table: &RoutingTable,
     secrets: &Secrets,
     before: Option<&Snapshot>,
-    missing: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Result<BTreeMap<String, Arc<Upstream>>, Refused> {
     let mut tiers = BTreeMap::new();
     for (name, tier) in &table.tiers {
@@ -176,7 +172,7 @@ fn compile_tiers(
                 let field = format!("ModelTier {name}: spec.provider.credential.secretKeyRef");
                 authorization = bearer(secrets.get(secret), &field, secret).map(Some);
                 if let Err(problem) = &authorization {
-                    missing.push(problem.clone());
+                    problems.push(problem.clone());
                 }
             }
         }
@@ -187,27 +183,27 @@ fn compile_tiers(
     Ok(tiers)
 }
 
-fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<HeaderValue, String> {
-    let key = key.ok_or_else(|| absent(field, secret))?;
+fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<HeaderValue, Problem> {
+    let key = key.ok_or_else(|| Problem::absent(field, secret))?;
     let mut value = HeaderValue::from_bytes(&[b"Bearer ", key.as_ref()].concat())
-        .map_err(|_| format!("{field}: key {} of Secret {} is no header value", secret.key, secret.name))?;
+        .map_err(|_| Problem::not_a_header(field, secret))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn compile_keys(table: &RoutingTable, secrets: &Secrets, missing: &mut Vec<String>) -> Vec<([u8; 32], usize)> {
+fn compile_keys(table: &RoutingTable, secrets: &Secrets, problems: &mut Vec<Problem>) -> Vec<([u8; 32], usize)> {
     let mut keys = Vec::new();
     let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
     for (index, client) in table.clients.iter().flatten().enumerate() {
-        let field = format!("spec.clients[{}].apiKey.secretKeyRef", client.name);
+        let field = format!("RoutingPolicy {}: spec.clients[{}].apiKey.secretKeyRef", table.policy, client.name);
         let Some(key) = secrets.get(&client.api_key).filter(|key| !key.is_empty()) else {
-            missing.push(absent(&field, &client.api_key));
+            problems.push(Problem::absent(&field, &client.api_key));
             continue;
         };
         let digest: [u8; 32] = Sha256::digest(&key).into();
         // Two clients with one key could not be told apart: the first keeps it.
         if let Some(first) = owners.insert(digest, &client.name) {
-            missing.push(format!("{field}: client {first} has the same key"));
+            problems.push(Problem::shared(&field, &client.api_key, first));
             continue;
         }
         keys.push((digest, index));

@@ -1,6 +1,8 @@
 //! What every process needs, whatever it does.
 
 pub mod admin;
+pub mod events;
 pub mod leader;
+pub mod problems;
 pub mod shutdown;
 pub mod telemetry;

@@ -63,7 +63,7 @@ pub struct PolicyPlan {
     pub table: ConfigMap,
     /// Identity of the router pods.
     pub service_account: ServiceAccount,
-    /// What the routers may read: their table and the endpoints of the namespace.
+    /// What the routers may do: read their table and the endpoints of the namespace, create Events.
     pub role: Role,
     /// Gives the role to the routers.
     pub role_binding: RoleBinding,

@@ -98,6 +98,8 @@ fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
         rules: Some(vec![
             rule("", "configmaps", &read, Some(vec![table.to_owned()])),
             rule("discovery.k8s.io", "endpointslices", &read, None),
+            // To say on the policy that a Secret is missing. Only new ones: nobody's Events can be changed.
+            rule("events.k8s.io", "events", &["create"], None),
         ]),
     }
 }
