@@ -73,16 +73,25 @@ cluster-status: ## Say what of it runs
 	tests/cluster/run status
 
 VENV := $(CACHE)/demo-venv
-ENGINE_IMAGES := target/image/llama-server.tar target/image/standin.tar
 
-.PHONY: demo
-demo: image ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
+.PHONY: images
+images: image ## Build all images of the demo and the tests: the project's, llama.cpp with a small model, the stand-in provider
 	tests/engine/build-image --output target/image/llama-server.tar
 	tests/standin/build-image target/image/standin.tar
-	$(VENV)/bin/python -c 'import openai' 2>/dev/null || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --requirement tests/demo/requirements.txt; }
+
+.PHONY: python
+python: # The Python that the demo and the tests with real pods run on
+	@$(VENV)/bin/python -c 'import openai' 2>/dev/null || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --requirement tests/demo/requirements.txt; }
+
+.PHONY: print-python
+print-python:
+	@echo $(VENV)/bin/python
+
+.PHONY: demo
+demo: images python ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
 	if [ -z "$${KUBECONFIG:-}" ]; then \
 	  tests/cluster/run up; tests/cluster/run fetch >/dev/null; \
-	  tests/cluster/run image import target/image/smallfirst.tar $(ENGINE_IMAGES); \
+	  tests/cluster/run image import target/image/*.tar; \
 	  eval "$$(tests/cluster/run env)"; \
 	fi; \
 	$(VENV)/bin/python tests/demo/main.py

@@ -171,3 +171,40 @@ fn an_invalid_edit_of_a_tier_changes_nothing_that_serves() {
     assert_eq!(kept.value, before.value);
     assert!(kept.unresolved.is_some());
 }
+
+/// A path that is edited to name a tier that does not exist keeps serving as it did; a tier that is deleted takes
+/// its step with it.
+#[test]
+fn an_unknown_tier_changes_nothing_that_serves() {
+    let text = fs::read_to_string("tests/golden/quickstart/in.yaml").unwrap();
+    let good = load(&text);
+    let before = table::compile(&good, "assistants").unwrap().value;
+    let misspelt = |observed: &mut Observed| {
+        let path = Arc::make_mut(observed.paths.get_mut("small-first").unwrap());
+        path.spec.steps[0].tier_ref.as_mut().unwrap().name = "compcat".into();
+    };
+
+    let mut fresh = load(&text);
+    misspelt(&mut fresh);
+    let first = table::compile(&fresh, "assistants").unwrap();
+    assert!(first.unresolved.is_some(), "without a table before, what there is serves");
+
+    let mut edited = load(&text);
+    edited.tables.insert("assistants".into(), Arc::new(before.clone()));
+    misspelt(&mut edited);
+    let refused = table::compile(&edited, "assistants").unwrap_err();
+    assert_eq!((refused.condition, refused.reason), ("ResolvedRefs", "RefNotFound"));
+    assert!(refused.message.contains("workload \"ticket-intent\" would lose tier compact"), "{refused}");
+    assert!(refused.message.contains("spec.steps[0].tierRef.name: ModelTier \"compcat\" does not exist"), "{refused}");
+
+    // What served then was already without the step: nothing is lost by going on.
+    edited.tables.insert("assistants".into(), Arc::new(first.value.clone()));
+    assert_eq!(table::compile(&edited, "assistants").unwrap().value, first.value);
+
+    let mut deleted = load(&text);
+    deleted.tables.insert("assistants".into(), Arc::new(before));
+    deleted.tiers.remove("compact");
+    let without = table::compile(&deleted, "assistants").unwrap();
+    assert_eq!(without.value.paths["small-first"].steps.len(), 1);
+    assert!(without.unresolved.is_some());
+}

@@ -144,8 +144,9 @@ async fn what_is_wrong_with_a_request_is_said() {
         assert!(reply.body.contains(says), "{} should say {says}", reply.body);
         assert!(serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()["error"]["message"].is_string());
     }
-    let large = vec![b' '; (1 << 20) + 1];
+    let large = vec![b' '; 16 << 20];
     assert_eq!(post(router.address, "k-finance", &large).await.status, 413);
+    assert_eq!(post(router.address, "wrong", &large).await.status, 401);
     let chunked =
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\
                     connection: close\r\n\r\n0\r\n\r\n";

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod money;
 pub mod pool;
 pub mod problem;
+pub mod receive;
 pub mod run;
 pub mod serve;
 pub mod server;

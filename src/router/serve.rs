@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 
 use super::Shared;
 use super::access_log::Entry;
@@ -16,6 +16,7 @@ use super::cascade::{Asked, Served, World, walk};
 use super::errors::Problem;
 use super::gates::{CompiledGate, validate_request_schema};
 use super::pool::Pool;
+use super::receive::{discard, read};
 use super::snapshot::Snapshot;
 use super::sse::{DONE, encode};
 use super::trace::Trace;
@@ -62,11 +63,13 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
         }
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (_, "/v1/chat/completions" | "/v1/models") => {
+            discard(request.into_body(), shared.body_timeout).await;
             let message = format!("method {} is not allowed here", route.0);
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
                 .response()
         }
         _ => {
+            discard(request.into_body(), shared.body_timeout).await;
             let message = "this path is not served; served are POST /v1/chat/completions and GET /v1/models";
             Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message).response()
         }
@@ -181,34 +184,6 @@ fn reply_with(body: Bytes, kind: &'static str) -> Reply {
     reply
 }
 
-/// The body, read up to a bound.
-async fn read(mut incoming: Incoming, most: usize) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let message = format!("body: must be at most {most} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
-    };
-    if incoming.size_hint().lower() > most as u64 {
-        return Err(too_large());
-    }
-    let mut first: Option<Bytes> = None;
-    let mut whole = BytesMut::new();
-    while let Some(frame) = incoming.frame().await {
-        let frame = frame.map_err(|_| Problem::invalid("body: ended early", None))?;
-        let Ok(data) = frame.into_data() else { continue };
-        match first.take() {
-            None if whole.is_empty() => first = Some(data),
-            one => {
-                whole.extend_from_slice(&one.unwrap_or_default());
-                whole.extend_from_slice(&data);
-            }
-        }
-        if first.as_ref().map_or(whole.len(), Bytes::len) > most {
-            return Err(too_large());
-        }
-    }
-    Ok(first.unwrap_or_else(|| whole.freeze()))
-}
-
 async fn chat(
     shared: &Shared,
     pool: &Pool,
@@ -218,16 +193,18 @@ async fn chat(
     account: &mut Account,
 ) -> Result<Reply, Problem> {
     let (head, incoming) = request.into_parts();
-    let client = authenticate(snapshot, &head.headers)?;
+    let client = match authenticate(snapshot, &head.headers) {
+        Ok(client) => client,
+        Err(problem) => {
+            discard(incoming, shared.body_timeout).await;
+            return Err(problem);
+        }
+    };
     account.client = match client.and_then(|index| snapshot.table.clients.as_ref()?.get(index)) {
         Some(client) => client.name.clone(),
         None => "anonymous".to_owned(),
     };
-    let body =
-        tokio::time::timeout(shared.body_timeout, read(incoming, shared.max_body_bytes)).await.map_err(|_| {
-            let message = "body: was not received in time";
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
-        })??;
+    let body = read(incoming, shared.max_body_bytes, shared.body_timeout).await?;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = classify(snapshot, client, &peek, &head.headers)?;
     let mut asked = Asked { body: &body, peek: &peek, id, risk: Risk::Medium, data_class: DataClass::Internal };

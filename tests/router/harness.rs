@@ -125,8 +125,8 @@ pub async fn post(address: std::net::SocketAddr, key: &str, body: &[u8]) -> Repl
 
 pub async fn exchange(address: std::net::SocketAddr, request: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The router may answer (413) before it has read everything.
-    let _ = stream.write_all(request).await;
+    // As most clients do: everything is sent before the answer is read, even that of a refused request.
+    stream.write_all(request).await.unwrap();
     let mut bytes = Vec::new();
     let mut buffer = [0; 65536];
     while let Ok(n) = stream.read(&mut buffer).await {

@@ -31,18 +31,24 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         problems.add(REASON_INVALID, "spec.router.replicas", format!("{} must be 1 to 100", spec.router.replicas));
     }
     let clients = clients(&mut problems, spec);
+    let published = observed.tables.get(&name).map(AsRef::as_ref);
     let mut routes = Routes {
         observed,
-        tiers: tiers_in_force(observed, observed.tables.get(&name).map(AsRef::as_ref)),
+        tiers: tiers_in_force(observed, published),
+        published,
         paths: BTreeMap::new(),
         broken: Problems::default(),
         waiting: Problems::default(),
         incomplete: BTreeSet::new(),
+        lost: false,
     };
     let workloads = spec.workloads.iter().enumerate();
     let workloads = workloads.map(|(i, workload)| routes.workload(&mut problems, spec, i, workload)).collect();
     let default_workload = default_workload(&mut problems, spec);
-    let Routes { tiers, mut paths, broken, waiting, .. } = routes;
+    let Routes { tiers, mut paths, mut broken, mut waiting, lost, .. } = routes;
+    if lost {
+        broken.extend(std::mem::take(&mut waiting));
+    }
     for (name, _) in tiers.iter().filter(|(_, tier)| tier.public) {
         paths.entry(table::tier_path(name)).or_insert_with(|| single(name));
     }
@@ -66,7 +72,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
 
 /// Only the tiers that a path uses, and those that clients may name.
 fn used(mut tiers: Tiers, paths: &BTreeMap<String, Path>) -> Tiers {
-    let used: BTreeSet<&String> = paths.values().flat_map(|p| &p.steps).flat_map(|s| &s.tiers).collect();
+    let used: BTreeSet<&String> = paths.values().flat_map(used_by).collect();
     tiers.retain(|name, tier| tier.public || used.contains(name));
     tiers
 }
@@ -122,6 +128,10 @@ struct Routes<'a> {
     waiting: Problems,
     /// Paths of which a step was left out.
     incomplete: BTreeSet<String>,
+    /// The table that serves now.
+    published: Option<&'a RoutingTable>,
+    /// Whether a workload would lose a tier to a reference that leads nowhere.
+    lost: bool,
 }
 
 impl Routes<'_> {
@@ -160,6 +170,7 @@ impl Routes<'_> {
             }
         };
         self.check_data_class(problems, &field, workload, &path);
+        self.check_lost(&field, workload, &path);
         let empty = api::Match::default();
         let matches = workload.matches.as_ref().unwrap_or(&empty);
         check_clients(problems, &field, spec, matches);
@@ -227,6 +238,31 @@ impl Routes<'_> {
             ),
         );
     }
+
+    /// A tier that is gone takes its step with it. A reference that leads nowhere must not: as long as the tiers
+    /// that serve the workload now are in force, they go on until the reference is right (ADR 7).
+    fn check_lost(&mut self, field: &str, workload: &api::Workload, path: &str) {
+        let Some(published) = self.published.filter(|_| self.incomplete.contains(path)) else { return };
+        let before = published.workloads.iter().find(|w| w.name == workload.name);
+        let before = before.and_then(|w| published.paths.get(&w.path)).map(used_by).unwrap_or_default();
+        let after = self.paths.get(path).map(used_by).unwrap_or_default();
+        let lost = before.difference(&after).filter(|name| self.tiers.contains_key(**name)).copied();
+        let lost: Vec<&String> = lost.collect();
+        if !lost.is_empty() {
+            let problem = format!(
+                "workload {:?} would lose tier {}, so the table before keeps serving until every reference resolves",
+                workload.name,
+                names(lost.into_iter())
+            );
+            self.broken.add(REASON_REF_NOT_FOUND, field, problem);
+            self.lost = true;
+        }
+    }
+}
+
+/// Names of the tiers that a path asks.
+fn used_by(path: &Path) -> BTreeSet<&String> {
+    path.steps.iter().flat_map(|step| &step.tiers).collect()
 }
 
 fn check_clients(problems: &mut Problems, field: &str, spec: &RoutingPolicySpec, matches: &api::Match) {

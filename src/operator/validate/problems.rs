@@ -28,6 +28,11 @@ impl Problems {
         self.found.push((reason, text));
     }
 
+    /// Adds those of another list after these.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.found.extend(other.found);
+    }
+
     /// The value, or the default and a note that the field does not parse.
     pub(super) fn parsed<T: Default>(&mut self, field: impl Display, parsed: Result<T, ParseError>) -> T {
         parsed.unwrap_or_else(|error| {

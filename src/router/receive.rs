@@ -1,0 +1,64 @@
+//! Reading what a client sends, within bounds of size and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+
+use super::errors::Problem;
+
+/// Most bytes of an unwanted body that are read before its connection is given up.
+const LINGER: usize = 64 << 20;
+
+/// The body, up to a number of bytes.
+///
+/// # Errors
+/// 413 for a larger one, 408 for a slower one, 400 for one that ends early.
+pub(super) async fn read(incoming: Incoming, most: usize, within: Duration) -> Result<Bytes, Problem> {
+    tokio::time::timeout(within, collect(incoming, most)).await.map_err(|_| {
+        let message = "body: was not received in time";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+    })?
+}
+
+/// Reads and drops a body, or the rest of one, that is not wanted. Most clients read no answer before they have sent
+/// everything: a connection that closes on them is an error without words.
+pub(super) async fn discard(incoming: Incoming, within: Duration) {
+    // In time or not: the answer is the same.
+    let _ = tokio::time::timeout(within, drain(incoming)).await;
+}
+
+async fn collect(mut incoming: Incoming, most: usize) -> Result<Bytes, Problem> {
+    let mut first: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    let mut large = incoming.size_hint().lower() > most as u64;
+    while !large && let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|_| Problem::invalid("body: ended early", None))?;
+        let Ok(data) = frame.into_data() else { continue };
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            one => {
+                whole.extend_from_slice(&one.unwrap_or_default());
+                whole.extend_from_slice(&data);
+            }
+        }
+        large = first.as_ref().map_or(whole.len(), Bytes::len) > most;
+    }
+    if large {
+        drop((first, whole));
+        drain(incoming).await;
+        let message = format!("body: must be at most {most} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message));
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+async fn drain(mut incoming: Incoming) {
+    let mut left = LINGER;
+    while let Some(Ok(frame)) = incoming.frame().await {
+        let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = less;
+    }
+}
