@@ -1,8 +1,9 @@
 //! Pure: what was observed and what came of it -> the status to write.
 //!
 //! Statuses are written seldom: a condition's time changes only when its status flips, messages do not count
-//! up, and a status that equals the stored one is not written at all. Making a tier of one replica costs two
-//! writes: one when its children exist, one when they are rolled out.
+//! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
+
+pub mod write;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -103,12 +104,6 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed, outcome: &Outcome, no
         routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
         table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
     }
-}
-
-/// Whether the new status must be written.
-#[must_use]
-pub fn needs_write<S: PartialEq + Default>(stored: Option<&S>, new: &S) -> bool {
-    stored.map_or_else(|| *new != S::default(), |stored| stored != new)
 }
 
 /// What a condition should say.

@@ -52,6 +52,8 @@ pub enum FaultKind {
     Code(u16),
     /// A conflict of server-side apply with this manager over this field.
     Conflict(String, String),
+    /// The right answer, after a time.
+    Late(Duration),
     /// No answer.
     Hang,
 }
@@ -149,6 +151,9 @@ impl FakeApiServer {
         let fault = self.state().fault(&parts.method, &path);
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        if let Some(FaultKind::Late(wait)) = &fault {
+            tokio::time::sleep(*wait).await;
+        }
         let answer = match fault {
             Some(FaultKind::Hang) => {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -156,11 +161,11 @@ impl FakeApiServer {
             }
             Some(FaultKind::Code(code)) => failure(code, "Fault", "a fault"),
             Some(FaultKind::Conflict(manager, field)) => conflict(&manager, &field),
-            None if parts.method == Method::GET => match self.read(&path, &query) {
+            None | Some(FaultKind::Late(_)) if parts.method == Method::GET => match self.read(&path, &query) {
                 Ok(value) => value,
                 Err(stream) => return *stream,
             },
-            None => self.state().write(&parts.method, &path, &query, body),
+            None | Some(FaultKind::Late(_)) => self.state().write(&parts.method, &path, &query, body),
         };
         let code = if answer["kind"] == "Status" { answer["code"].as_u64().unwrap_or(200) } else { 200 };
         let code = u16::try_from(code).unwrap_or(500);

@@ -67,6 +67,14 @@ impl Reconciled {
     fn nothing() -> Self {
         Self { ending: Ending::Done, result: "gone" }
     }
+
+    /// The same, but for a status that waits.
+    fn after(self, wait: Option<Duration>) -> Self {
+        match (self.ending, wait) {
+            (Ending::Done, Some(wait)) => Self { ending: Ending::Later(wait), ..self },
+            _ => self,
+        }
+    }
 }
 
 /// What an attempt to apply means for the status and the queue.

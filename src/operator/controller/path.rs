@@ -20,11 +20,5 @@ pub fn reconcile(context: &Context, key: &Key) -> Reconciled {
         Err(invalid) => Outcome { invalid: Some(invalid), ..Outcome::default() },
     };
     let new = status::path(&path, &outcome, Timestamp::now());
-    if status::needs_write(path.status.as_ref(), &new) {
-        let old = path.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-        context.statuses.set(key, &path, &new, &old, &new.conditions);
-    } else {
-        context.statuses.keep(key);
-    }
-    Reconciled::ok()
+    Reconciled::ok().after(context.statuses.tell(key, &path, path.status.as_ref(), &new))
 }

@@ -39,11 +39,5 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
         policy.status = latest.status;
     }
     let new = status::policy(&policy, &observed, &outcome, Timestamp::now());
-    if status::needs_write(policy.status.as_ref(), &new) {
-        let old = policy.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-        context.statuses.set(key, &policy, &new, &old, &new.conditions);
-    } else {
-        context.statuses.keep(key);
-    }
-    ending
+    ending.after(context.statuses.tell(key, &policy, policy.status.as_ref(), &new))
 }

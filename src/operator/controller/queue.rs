@@ -70,6 +70,8 @@ impl fmt::Display for Key {
 pub enum Ending {
     /// Nothing to do until something changes.
     Done,
+    /// Something is to be done after this time.
+    Later(Duration),
     /// Try again, later each time.
     Retry,
 }
@@ -119,6 +121,10 @@ impl State {
         match ending {
             Ending::Done => {
                 self.failures.remove(&key);
+            }
+            Ending::Later(wait) => {
+                self.failures.remove(&key);
+                self.add(key.clone(), now + wait);
             }
             Ending::Retry => {
                 let failures = self.failures.entry(key.clone()).or_default();
@@ -269,6 +275,21 @@ mod tests {
         // What changes is looked at at once, however long it had to wait.
         state.add(key("broken"), now - last);
         assert_eq!(state.next(now - last), Ok(key("broken")));
+    }
+
+    #[test]
+    fn what_is_due_later_is_looked_at_earlier_when_it_changes() {
+        let mut state = State::default();
+        let now = Instant::now();
+        let later = Duration::from_secs(60);
+        state.add(key("a"), now);
+        assert_eq!(state.next(now), Ok(key("a")));
+        state.end(key("a"), Ending::Later(later), now);
+        assert_eq!(state.next(now), Err(Some(now + later)));
+        state.add(key("a"), now + DEBOUNCE);
+        assert_eq!(state.next(now + DEBOUNCE), Ok(key("a")));
+        state.end(key("a"), Ending::Done, now);
+        assert_eq!(state.next(now + later), Err(None), "once");
     }
 
     #[test]

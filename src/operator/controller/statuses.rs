@@ -1,9 +1,9 @@
 //! Statuses: written after the children, the latest one only, and never in their way.
 //!
-//! A status that waits is replaced by the next one of the same object, so that a tier whose pods are ready by
-//! then costs one write. Statuses wait while children are written or objects are due, [`LONGEST_WAIT`] at most.
+//! [`write::decide`] says which difference is worth a write. A status that waits is replaced by the next one of the same
+//! object, so that a tier whose pods are ready by then costs one write. Statuses wait while children are written or objects are due, [`LONGEST_WAIT`] at most.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::operator::events;
 use crate::operator::metrics::Metrics;
 use crate::operator::observe::cache::Cache;
 use crate::operator::observe::world::World;
+use crate::operator::status::write::{self, Status, Write};
 use crate::runtime::leader::Leader;
 
 /// Field manager of statuses.
@@ -35,6 +36,8 @@ pub const MANAGER: &str = "smallfirst-status";
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often it looks whether they are done.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long an object waits whose status is being written.
+const ANSWER: Duration = Duration::from_millis(100);
 /// Statuses in flight at a time.
 const IN_FLIGHT: usize = 8;
 
@@ -46,6 +49,10 @@ pub struct Statuses {
     metrics: Arc<Metrics>,
     recorder: Recorder,
     waiting: Mutex<HashMap<Key, Waiting>>,
+    /// Since when the status of an object differs from the stored one in what may wait.
+    differs: Mutex<HashMap<Key, Instant>>,
+    /// Objects whose status is being written: until the answer is there, nobody knows what is stored.
+    writing: Mutex<HashSet<Key>>,
     news: Notify,
 }
 
@@ -61,11 +68,29 @@ impl Statuses {
     pub fn new(client: Client, leader: Leader, world: Arc<World>, metrics: Arc<Metrics>) -> Self {
         let reporter = Reporter { controller: "smallfirst.dev/operator".to_owned(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, leader, world, metrics, recorder, waiting: Mutex::default(), news: Notify::new() }
+        Self {
+            client,
+            leader,
+            world,
+            metrics,
+            recorder,
+            waiting: Mutex::default(),
+            differs: Mutex::default(),
+            writing: Mutex::default(),
+            news: Notify::new(),
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Key, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn differs(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
+        self.differs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether every status was written.
@@ -73,16 +98,42 @@ impl Statuses {
         self.waiting().is_empty()
     }
 
-    /// The object's status is what it should be.
+    /// The object's status is what it should be, or there is no object.
     pub fn keep(&self, key: &Key) {
         self.waiting().remove(key);
+        self.differs().remove(key);
     }
 
-    /// The object's status should be this one; its conditions were `old`.
-    pub fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition], new: &[Condition])
+    /// The object's status should be this one: it is written now, or never; or the answer is when to look again.
+    pub fn tell<K, S>(&self, key: &Key, object: &K, stored: Option<&S>, new: &S) -> Option<Duration>
     where
         K: Resource<DynamicType = ()>,
-        S: Serialize,
+        S: Status + Serialize,
+    {
+        if self.writing().contains(key) {
+            return Some(ANSWER);
+        }
+        let now = Instant::now();
+        let since = self.differs().get(key).copied();
+        match write::decide(stored, new, since.map_or(Duration::ZERO, |since| now - since)) {
+            Write::Not => self.keep(key),
+            Write::Now => {
+                self.differs().remove(key);
+                self.set(key, object, new, stored.map(Status::conditions).unwrap_or_default());
+            }
+            Write::After(wait) => {
+                self.waiting().remove(key);
+                self.differs().insert(key.clone(), since.unwrap_or(now));
+                return Some(wait);
+            }
+        }
+        None
+    }
+
+    fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition])
+    where
+        K: Resource<DynamicType = ()>,
+        S: Status + Serialize,
     {
         let body = json!({
             "apiVersion": K::api_version(&()),
@@ -91,7 +142,7 @@ impl Statuses {
             "metadata": {"name": object.name_any(), "uid": object.meta().uid},
             "status": status,
         });
-        let events = events::between(old, new, object.meta().generation.unwrap_or_default());
+        let events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
         let mut waiting = self.waiting();
         let since = waiting.get(key).map_or_else(Instant::now, |before| before.since);
         waiting.insert(key.clone(), Waiting { since, body, events, reference: object.object_ref(&()) });
@@ -131,7 +182,13 @@ impl Statuses {
             let mut keys: Vec<(Instant, Key)> = waiting.iter().map(|(key, w)| (w.since, key.clone())).collect();
             keys.sort();
             let keys = keys.into_iter().take(IN_FLIGHT);
-            keys.filter_map(|(_, key)| waiting.remove(&key).map(|w| (key, w))).collect()
+            let mut writing = self.writing();
+            keys.filter_map(|(_, key)| {
+                let status = waiting.remove(&key)?;
+                writing.insert(key.clone());
+                Some((key, status))
+            })
+            .collect()
         };
         let mut writes: FuturesUnordered<_> = batch.into_iter().map(|(key, w)| self.write_one(queue, key, w)).collect();
         while writes.next().await.is_some() {}
@@ -144,6 +201,7 @@ impl Statuses {
             Kind::Path => self.patch::<EscalationPath>(&self.world.paths, &key, &body).await,
             Kind::Policy => self.patch::<RoutingPolicy>(&self.world.policies, &key, &body).await,
         };
+        self.writing().remove(&key);
         match written {
             Ok(()) => {
                 for event in events {

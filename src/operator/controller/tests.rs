@@ -84,13 +84,13 @@ fn statuses(writes: &[Write]) -> usize {
     writes.iter().filter(|w| w.path.ends_with("/status")).count()
 }
 
-/// What the deployment controller would say when the pods are ready.
-fn roll_out(server: &FakeApiServer, path: &str) {
+/// What the deployment controller would say when so many pods are ready.
+fn roll_out(server: &FakeApiServer, path: &str, ready: i32) {
     let mut deployment = server.get(path).expect("a deployment");
     let (generation, replicas) = (deployment["metadata"]["generation"].clone(), deployment["spec"]["replicas"].clone());
     deployment["status"] = json!({
         "observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas,
-        "readyReplicas": replicas, "availableReplicas": replicas,
+        "readyReplicas": ready, "availableReplicas": ready,
     });
     server.put(path, deployment);
 }
@@ -102,7 +102,7 @@ async fn a_tier_costs_its_children_and_two_statuses_then_nothing() {
     let (path, pool) = (format!("{TIERS}/small"), format!("{DEPLOYMENTS}/small-pool"));
     server.put(&path, tier());
     until("accepted", || is(&server, &path, "Accepted", "status", "True")).await;
-    roll_out(&server, &pool);
+    roll_out(&server, &pool, 1);
     until("ready", || is(&server, &path, "Ready", "reason", "RolledOut")).await;
     let writes = server.take_writes();
     assert_eq!((statuses(&writes), writes.len()), (2, 7), "{writes:#?}");
@@ -117,6 +117,51 @@ async fn a_tier_costs_its_children_and_two_statuses_then_nothing() {
     server.remove(&format!("{SERVICES}/small-pool"));
     until("the service", || server.get(&format!("{SERVICES}/small-pool")).is_some()).await;
     again.stop().await;
+}
+
+#[tokio::test]
+async fn replicas_that_are_ready_one_after_another_cost_two_statuses() {
+    let server = FakeApiServer::default();
+    let running = Running::start(&server, Leader::default()).await;
+    let (path, pool) = (format!("{TIERS}/small"), format!("{DEPLOYMENTS}/small-pool"));
+    let mut three = tier();
+    three["spec"]["pool"]["replicas"] = json!(3);
+    server.put(&path, three);
+    until("accepted", || is(&server, &path, "Accepted", "status", "True")).await;
+    for ready in 0..=3 {
+        roll_out(&server, &pool, ready);
+        pause(200).await;
+    }
+    until("ready", || is(&server, &path, "Ready", "reason", "RolledOut")).await;
+    let writes = server.take_writes();
+    assert_eq!((statuses(&writes), writes.len()), (2, 7), "{writes:#?}");
+    assert_eq!(server.get(&path).expect("the tier")["status"]["readyReplicas"], 3);
+    // One that is lost and replaced is not told; the last one that is lost is, at once.
+    for ready in [2, 3, 0] {
+        roll_out(&server, &pool, ready);
+        pause(200).await;
+    }
+    until("unavailable", || is(&server, &path, "Available", "status", "False")).await;
+    assert_eq!(statuses(&server.take_writes()), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_that_changes_while_its_status_is_written_costs_no_second_write() {
+    let server = FakeApiServer::default();
+    let running = Running::start(&server, Leader::default()).await;
+    let kind = FaultKind::Late(Duration::from_millis(1500));
+    server.fail(Fault { method: Method::PATCH, path: "small/status".into(), times: Some(1), kind });
+    let (path, pool) = (format!("{TIERS}/small"), format!("{DEPLOYMENTS}/small-pool"));
+    server.put(&path, tier());
+    until("the pool", || server.get(&pool).is_some()).await;
+    // Times in statuses are whole seconds.
+    pause(1100).await;
+    roll_out(&server, &pool, 0);
+    until("the status", || is(&server, &path, "Accepted", "status", "True")).await;
+    pause(500).await;
+    assert_eq!(statuses(&server.take_writes()), 1);
+    running.stop().await;
 }
 
 #[tokio::test]

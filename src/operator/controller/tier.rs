@@ -34,11 +34,5 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
         tier.status = latest.status;
     }
     let new = status::tier(&tier, &observed, &outcome, Timestamp::now());
-    if status::needs_write(tier.status.as_ref(), &new) {
-        let old = tier.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-        context.statuses.set(key, &tier, &new, &old, &new.conditions);
-    } else {
-        context.statuses.keep(key);
-    }
-    ending
+    ending.after(context.statuses.tell(key, &tier, tier.status.as_ref(), &new))
 }

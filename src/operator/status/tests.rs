@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use serde_json::json;
 
+use super::write::{LONGEST, Write, decide};
 use super::*;
 use crate::api::conditions::{REASON_INVALID, REASON_REF_NOT_FOUND};
 
@@ -58,15 +61,22 @@ fn says(conditions: &[Condition], type_: &str, status: &str, reason: &str) {
     assert_eq!((found.status.as_str(), found.reason.as_str()), (status, reason), "{type_}: {}", found.message);
 }
 
-/// Reconciles over what is seen in turn, and counts the writes.
-fn writes(tier: &mut ModelTier, states: &[Option<DeploymentState>]) -> usize {
-    let mut writes = 0;
+/// Reconciles once a second over what is seen in turn, and says in which seconds it wrote.
+fn writes(tier: &mut ModelTier, states: &[Option<DeploymentState>]) -> Vec<usize> {
+    let mut writes = Vec::new();
+    let mut since = None;
     for (second, state) in states.iter().enumerate() {
         let observed = state.clone().map_or_else(Observed::default, |state| seen("llama-pool", state));
         let new = super::tier(tier, &observed, &Outcome::default(), at(second as i64));
-        if needs_write(tier.status.as_ref(), &new) {
-            tier.status = Some(new);
-            writes += 1;
+        let waited = Duration::from_secs((second - since.unwrap_or(second)) as u64);
+        match decide(tier.status.as_ref(), &new, waited) {
+            Write::Not => since = None,
+            Write::After(_) => since = since.or(Some(second)),
+            Write::Now => {
+                tier.status = Some(new);
+                writes.push(second);
+                since = None;
+            }
         }
     }
     writes
@@ -84,7 +94,7 @@ fn making_a_tier_of_one_replica_costs_two_writes() {
         Some(rolled_out(1)),
         Some(rolled_out(1)),
     ];
-    assert_eq!(writes(&mut tier, &states), 2);
+    assert_eq!(writes(&mut tier, &states), [0, 4]);
     let status = tier.status.expect("a status");
     says(&status.conditions, ACCEPTED, "True", REASON_ACCEPTED);
     says(&status.conditions, AVAILABLE, "True", REASON_REPLICAS_READY);
@@ -93,6 +103,47 @@ fn making_a_tier_of_one_replica_costs_two_writes() {
     // Accepted has been true since the first write.
     assert_eq!(condition(&status.conditions, ACCEPTED).last_transition_time, Time(at(0)));
     assert_eq!(condition(&status.conditions, READY).last_transition_time, Time(at(4)));
+}
+
+/// Of three replicas, so many are ready.
+fn three(ready: i32) -> DeploymentState {
+    DeploymentState { ready, available: ready, ..rolled_out(3) }
+}
+
+#[test]
+fn replicas_that_are_ready_one_after_another_cost_two_writes() {
+    let mut tier = a_tier(3);
+    let mut states = vec![None];
+    states.extend((0..58).map(|second| Some(three(second / 15))));
+    states.extend([Some(three(3)), Some(three(3))]);
+    assert_eq!(writes(&mut tier, &states), [0, 46]);
+    let status = tier.status.expect("a status");
+    says(&status.conditions, AVAILABLE, "True", REASON_REPLICAS_READY);
+    says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+    assert_eq!(status.ready_replicas, Some(3));
+}
+
+#[test]
+fn a_rollout_that_takes_long_shows_how_far_it_is_once_a_minute() {
+    let mut tier = a_tier(3);
+    let states: Vec<_> = (0..200).map(|second| Some(three(second / 90))).collect();
+    assert_eq!(writes(&mut tier, &states), [0, 150]);
+    let status = tier.status.expect("a status");
+    says(&status.conditions, AVAILABLE, "True", REASON_REPLICAS_READY);
+    assert_eq!(status.ready_replicas, Some(1));
+    assert_eq!(LONGEST.as_secs(), 60);
+}
+
+#[test]
+fn a_lost_pod_that_is_replaced_costs_nothing_and_the_last_one_shows_at_once() {
+    let mut tier = a_tier(3);
+    let mut states = vec![Some(three(3))];
+    states.extend(vec![Some(three(2)); 30]);
+    states.extend(vec![Some(three(3)); 30]);
+    assert_eq!(writes(&mut tier, &states), [0]);
+    // And one that is not replaced shows within a minute.
+    assert_eq!(writes(&mut tier, &vec![Some(three(2)); 62]), [60]);
+    assert_eq!(writes(&mut tier, &[Some(three(0)), Some(three(0)), Some(three(1))]), [0, 2]);
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! Pure: whether a status is worth a write, and when.
+//!
+//! What a person acts on is written at once: a condition, a generation, a hash. Pods that come and go one by one
+//! change only counts, and while a rollout is under way also whether a first replica answers; these wait up to
+//! [`LONGEST`], in which the rollout ends, or the lost pod is replaced. A pool of any size that is ready within that
+//! time costs two writes: one when its children exist, one when they are rolled out.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::conditions::{AVAILABLE, READY};
+use crate::api::{EscalationPathStatus, ModelTierStatus, RoutingPolicyStatus};
+
+/// How long counts wait at most.
+pub const LONGEST: Duration = Duration::from_secs(60);
+
+/// What to do about a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// It is stored already.
+    Not,
+    /// Write it.
+    Now,
+    /// Look again after this time.
+    After(Duration),
+}
+
+/// One of the three statuses.
+pub trait Status: Clone + Default + PartialEq {
+    /// Its conditions.
+    fn conditions(&self) -> &[Condition];
+    /// The same, to change.
+    fn conditions_mut(&mut self) -> &mut Vec<Condition>;
+    /// Takes over the counts of pods that are ready.
+    fn take_counts(&mut self, stored: &Self);
+}
+
+impl Status for ModelTierStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn conditions_mut(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+
+    fn take_counts(&mut self, stored: &Self) {
+        self.ready_replicas = stored.ready_replicas;
+    }
+}
+
+impl Status for EscalationPathStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn conditions_mut(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+
+    fn take_counts(&mut self, _stored: &Self) {}
+}
+
+impl Status for RoutingPolicyStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn conditions_mut(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+
+    fn take_counts(&mut self, stored: &Self) {
+        if let (Some(routers), Some(stored)) = (&mut self.routers, &stored.routers) {
+            routers.ready = stored.ready;
+        }
+    }
+}
+
+/// What to do about a status that has differed from the stored one for so long in what may wait.
+#[must_use]
+pub fn decide<S: Status>(stored: Option<&S>, new: &S, waited: Duration) -> Write {
+    let nothing = S::default();
+    let stored = stored.unwrap_or(&nothing);
+    if stored == new {
+        return Write::Not;
+    }
+    let mut urgent = new.clone();
+    urgent.take_counts(stored);
+    take_first_replica(&mut urgent, stored);
+    match LONGEST.checked_sub(waited) {
+        Some(left) if urgent == *stored && !left.is_zero() => Write::After(left),
+        _ => Write::Now,
+    }
+}
+
+/// Takes over `Available`, if all that happened to it is that a replica of an unfinished rollout answers.
+fn take_first_replica<S: Status>(new: &mut S, stored: &S) {
+    let find = |list: &[Condition], type_: &str| list.iter().position(|c| c.type_ == type_);
+    let done = new.conditions().iter().any(|c| c.type_ == READY && c.status == "True");
+    let places = (find(new.conditions(), AVAILABLE), find(stored.conditions(), AVAILABLE));
+    if let (false, (Some(at), Some(before))) = (done, places) {
+        let before = stored.conditions()[before].clone();
+        let after = &mut new.conditions_mut()[at];
+        if after.status == "True" && before.observed_generation == after.observed_generation {
+            *after = before;
+        }
+    }
+}
