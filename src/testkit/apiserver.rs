@@ -138,6 +138,12 @@ impl FakeApiServer {
         self.state().objects.get(path).cloned()
     }
 
+    /// An object whose path has a part.
+    #[must_use]
+    pub fn find(&self, part: &str) -> Option<Value> {
+        self.state().objects.iter().find(|(path, _)| path.contains(part)).map(|(_, object)| object.clone())
+    }
+
     /// Number of objects whose path has a part.
     #[must_use]
     pub fn count(&self, part: &str) -> usize {

@@ -9,6 +9,7 @@
 //! Nothing is looked at before every cache is filled: an operator that starts knows the whole cluster before its
 //! first decision, and finds nothing to write. Only a leader looks; the others keep their caches warm.
 
+mod malformed;
 mod path;
 mod policy;
 pub mod queue;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use malformed::Malformed;
 pub use queue::Queue;
 use queue::{Ending, Key, Kind};
 use statuses::Statuses;
@@ -40,6 +42,8 @@ use crate::runtime::leader::Leader;
 
 /// Reconciles at a time.
 pub const WORKERS: usize = 16;
+/// Who tells Events.
+const REPORTER: &str = "smallfirst.dev/operator";
 /// How often the caches are asked whether they are filled, at the start.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -48,6 +52,7 @@ pub struct Context {
     world: Arc<World>,
     applier: Applier,
     statuses: Statuses,
+    malformed: Malformed,
     settings: Settings,
 }
 
@@ -112,6 +117,7 @@ impl Controller {
             world: Arc::clone(&world),
             applier: Applier::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
             statuses: Statuses::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
+            malformed: Malformed::new(client.clone(), leader.clone(), Arc::clone(&metrics)),
             settings,
         });
         let watches = Watches {
@@ -218,6 +224,11 @@ impl Drop for Running<'_> {
 }
 
 async fn reconcile(context: &Context, key: &Key) -> Reconciled {
+    if let Some(object) = malformed::find(&context.world, key) {
+        context.statuses.keep(key);
+        return context.malformed.say(key, &object).await;
+    }
+    context.malformed.forget(key);
     match key.kind {
         Kind::Tier => tier::reconcile(context, key).await,
         Kind::Path => path::reconcile(context, key),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
-use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -20,12 +20,14 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::REPORTER;
 use super::queue::{Key, Kind, Queue};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::operator::apply::{Applier, Error, guarded};
 use crate::operator::events;
 use crate::operator::metrics::Metrics;
 use crate::operator::observe::cache::Cache;
+use crate::operator::observe::guard::Guard;
 use crate::operator::observe::world::World;
 use crate::operator::status::write::{self, Status, Write};
 use crate::runtime::leader::Leader;
@@ -66,7 +68,7 @@ struct Waiting {
 impl Statuses {
     /// No status waits.
     pub fn new(client: Client, leader: Leader, world: Arc<World>, metrics: Arc<Metrics>) -> Self {
-        let reporter = Reporter { controller: "smallfirst.dev/operator".to_owned(), instance: None };
+        let reporter = Reporter { controller: REPORTER.to_owned(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
         Self {
             client,
@@ -221,7 +223,7 @@ impl Statuses {
         }
     }
 
-    async fn patch<K>(&self, cache: &Cache<DeserializeGuard<K>>, key: &Key, body: &Value) -> Result<(), Error>
+    async fn patch<K>(&self, cache: &Cache<Guard<K>>, key: &Key, body: &Value) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -234,7 +236,7 @@ impl Statuses {
         let mut answer = guarded(&self.leader, &format!("{key} status"), request).await?;
         self.metrics.write(key.kind.name(), "status");
         answer.meta_mut().managed_fields = None;
-        cache.wrote(DeserializeGuard(Ok(answer)));
+        cache.wrote(Guard(Ok(answer)));
         Ok(())
     }
 }

@@ -234,6 +234,38 @@ async fn a_malformed_object_stops_nothing() {
 }
 
 #[tokio::test]
+async fn a_malformed_object_is_told_once_on_the_object_with_the_field() {
+    const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/ns/events";
+    let server = FakeApiServer::default();
+    let broken =
+        |note: &str| json!({"kind": "ModelTier", "metadata": {"annotations": {"note": note}}, "spec": {"class": 7}});
+    let path = format!("{TIERS}/broken");
+    server.put(&path, broken("one"));
+    server.fail(Fault { method: Method::POST, path: EVENTS.into(), times: Some(1), kind: FaultKind::Code(500) });
+    let running = Running::start(&server, Leader::default()).await;
+    until("the event", || server.count(EVENTS) == 1).await;
+    let written = server.take_writes();
+    let event = server.find(EVENTS).expect("an event");
+    let note = event["note"].to_string();
+    assert!(note.contains("spec.class: "), "{note}");
+    assert_eq!((&event["regarding"]["name"], &event["type"]), (&json!("broken"), &json!("Warning")));
+    assert_eq!(event["regarding"]["uid"], server.get(&path).expect("the tier")["metadata"]["uid"]);
+    assert!(written.iter().all(|w| w.path == EVENTS), "{written:#?}");
+    // A change that mends nothing is no news, neither to this process nor to the next.
+    server.put(&path, broken("two"));
+    pause(300).await;
+    assert_eq!(server.take_writes(), []);
+    running.stop().await;
+    let again = Running::start(&server, Leader::default()).await;
+    pause(300).await;
+    assert_eq!(server.count(EVENTS), 1);
+    // What becomes readable is reconciled.
+    server.put(&path, tier());
+    until("the pool", || server.get(&format!("{DEPLOYMENTS}/broken-pool")).is_some()).await;
+    again.stop().await;
+}
+
+#[tokio::test]
 async fn a_policy_that_becomes_invalid_keeps_its_table() {
     let server = FakeApiServer::default();
     let running = Running::start(&server, Leader::default()).await;

@@ -13,7 +13,7 @@ use crate::operator::status::{self, Outcome};
 /// One look at a tier.
 pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let Some(mut tier) = current(&context.world.tiers, &key.id) else {
-        // Deleted: its children have its owner reference and go by themselves. Malformed: nothing is touched.
+        // Deleted: its children have its owner reference and go by themselves.
         context.statuses.keep(key);
         return Reconciled::nothing();
     };

@@ -4,7 +4,7 @@
 //! changed: its spec, or that it came or went. Statuses refer to nothing.
 
 use kube::Resource;
-use kube::core::{DeserializeGuard, DynamicObject};
+use kube::core::DynamicObject;
 
 use super::queue::{Key, Kind};
 use crate::api::escalation_path::Step;
@@ -12,9 +12,8 @@ use crate::api::model_tier::Exposure;
 use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::operator::observe::cache::Change;
 use crate::operator::observe::children::controller;
+use crate::operator::observe::guard::Guard;
 use crate::operator::observe::world::World;
-
-type Guard<K> = DeserializeGuard<K>;
 
 fn parts<K: Resource>(change: &Change<K>) -> (String, String) {
     let meta = change.new.as_ref().or(change.old.as_ref()).map(|object| object.meta().clone()).unwrap_or_default();

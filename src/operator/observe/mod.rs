@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod children;
+pub mod guard;
 pub mod watch;
 pub mod world;
 

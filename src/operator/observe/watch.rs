@@ -10,12 +10,13 @@ use std::sync::Arc;
 use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, DynamicObject, WatchParams};
-use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
+use kube::core::{NamespaceResourceScope, Resource};
 use kube::runtime::watcher::{self, Config, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use super::guard::Guard;
 use super::world::World;
 use crate::api::ModelTier;
 use crate::operator::controller::{Queue, triggers};
@@ -79,12 +80,8 @@ impl Watches {
         tasks
     }
 
-    fn kind<K>(
-        &self,
-        tasks: &mut JoinSet<()>,
-        config: Config,
-        take: impl Fn(Event<DeserializeGuard<K>>) + Send + 'static,
-    ) where
+    fn kind<K>(&self, tasks: &mut JoinSet<()>, config: Config, take: impl Fn(Event<Guard<K>>) + Send + 'static)
+    where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
             + Debug
@@ -93,7 +90,7 @@ impl Watches {
             + Sync
             + 'static,
     {
-        let api: Api<DeserializeGuard<K>> = match &self.namespace {
+        let api: Api<Guard<K>> = match &self.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Resource;
-use kube::core::{DeserializeGuard, DynamicObject, ResourceExt};
+use kube::core::{DynamicObject, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Id};
 use super::children::{Children, controller};
+use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::routing::RoutingTable;
@@ -19,27 +20,27 @@ use crate::routing::table::CONFIG_MAP_KEY;
 #[derive(Debug, Default)]
 pub struct World {
     /// All tiers, the malformed ones too.
-    pub tiers: Cache<DeserializeGuard<ModelTier>>,
+    pub tiers: Cache<Guard<ModelTier>>,
     /// All paths, the malformed ones too.
-    pub paths: Cache<DeserializeGuard<EscalationPath>>,
+    pub paths: Cache<Guard<EscalationPath>>,
     /// All policies, the malformed ones too.
-    pub policies: Cache<DeserializeGuard<RoutingPolicy>>,
+    pub policies: Cache<Guard<RoutingPolicy>>,
     /// What the operator made.
     pub children: Children,
 }
 
 /// A readable object that is not being deleted.
-fn live<K: Resource>(guard: &DeserializeGuard<K>) -> Option<&K> {
+fn live<K: Resource>(guard: &Guard<K>) -> Option<&K> {
     guard.0.as_ref().ok().filter(|object| object.meta().deletion_timestamp.is_none())
 }
 
 /// One object, if it can be read and is not being deleted.
-pub fn current<K: Resource + Clone>(cache: &Cache<DeserializeGuard<K>>, id: &Id) -> Option<K> {
+pub fn current<K: Resource + Clone>(cache: &Cache<Guard<K>>, id: &Id) -> Option<K> {
     cache.get(id).and_then(|guard| live(&guard).cloned())
 }
 
 fn by_name<K: Resource + Clone>(
-    cache: &Cache<DeserializeGuard<K>>,
+    cache: &Cache<Guard<K>>,
     namespace: &str,
 ) -> std::collections::BTreeMap<String, Arc<K>> {
     let objects = cache.namespace(namespace);
