@@ -95,10 +95,21 @@ mod tests {
     /// `kubectl explain` is the first manual: every field below spec and status has text.
     #[test]
     fn every_field_is_described_and_bounded() {
+        /// YAML 1.1, which kubectl and Helm read, would have users put these words in quotes.
+        fn boolean(word: &str) -> bool {
+            ["y", "n", "yes", "no", "on", "off", "true", "false"].contains(&word.to_lowercase().as_str())
+        }
         fn walk(path: &str, schema: &Value, missing: &mut Vec<String>) {
+            let words = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+            if words.filter_map(Value::as_str).any(boolean) {
+                missing.push(format!("{path}: a value is a boolean"));
+            }
             if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
                 for (name, field) in properties {
                     let path = format!("{path}.{name}");
+                    if boolean(name) {
+                        missing.push(format!("{path}: the name is a boolean"));
+                    }
                     if field.get("description").and_then(Value::as_str).is_none_or(str::is_empty) {
                         missing.push(format!("{path}: no description"));
                     }

@@ -223,7 +223,7 @@ pub enum AccessLogFormat {
     /// One line for people.
     Text,
     /// No log.
-    Off,
+    None,
 }
 
 /// What was seen of a policy.

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::api::crd;
@@ -60,19 +59,13 @@ fn render(helm: bool) -> anyhow::Result<Vec<(String, String)>> {
             if helm {
                 definition["metadata"]["annotations"]["helm.sh/resource-policy"] = json!("keep");
             }
-            let mut text = quote_booleans(&yaml::to_string(&definition)?)?;
+            let mut text = yaml::to_string(&definition)?;
             if helm {
                 text = escape_template(&text);
             }
             Ok((format!("{name}.yaml"), format!("{HEADER}{text}")))
         })
         .collect()
-}
-
-/// kubectl and helm read YAML 1.1, where a bare `on` is true; our writer knows YAML 1.2, where it is text.
-fn quote_booleans(text: &str) -> anyhow::Result<String> {
-    let bare = Regex::new(r"(?im)^(?P<before>[ -]*(?:[^\s:#]+: )?)(?P<word>y|n|yes|no|on|off)(?P<after>:(?: .*)?)?$")?;
-    Ok(bare.replace_all(text, "$before\"$word\"$after").into_owned())
 }
 
 /// Helm would otherwise run what a description or rule has in double braces.
@@ -111,16 +104,6 @@ mod tests {
     fn the_chart_keeps_the_definitions_on_uninstall() {
         for (_, text) in render(true).expect("renders") {
             assert!(text.contains("helm.sh/resource-policy: keep"));
-        }
-    }
-
-    /// kubectl once made a field `on` the field `true`, and refused every path that named it.
-    #[test]
-    fn kubectl_reads_no_name_as_a_boolean() {
-        let quoted = quote_booleans("on:\n  - on\n  - off:\nkey: No\nonly: only\n- on: 1\n").expect("a text");
-        assert_eq!(quoted, "\"on\":\n  - \"on\"\n  - \"off\":\nkey: \"No\"\nonly: only\n- \"on\": 1\n");
-        for (_, text) in render(false).expect("renders") {
-            assert!(!text.lines().any(|line| line.trim() == "on:"), "{text}");
         }
     }
 

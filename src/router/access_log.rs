@@ -59,7 +59,7 @@ impl AccessLog {
     /// Writes a line.
     pub fn write(&self, format: AccessLogFormat, entry: &Entry<'_>) {
         let line = match format {
-            AccessLogFormat::Off => return,
+            AccessLogFormat::None => return,
             AccessLogFormat::Json => as_json(entry).to_string(),
             AccessLogFormat::Text => as_text(entry),
         };
