@@ -3,6 +3,8 @@
 //! Its requests are counted on the wire, so that a write that changes nothing counts too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "operator_cluster/routers.rs"]
+mod routers;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,18 +12,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
-use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
-use smallfirst::api::types::SecretKeyRef;
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy};
 use smallfirst::operator::controller::Controller;
 use smallfirst::operator::plan::{self, Settings};
-use smallfirst::router::problem::Problem;
 use smallfirst::runtime::leader::Leader;
-use smallfirst::runtime::problems::{self, Pace};
 use tokio::sync::watch;
 
 /// One at a time: each test measures what the server is asked.
@@ -253,61 +251,6 @@ fn others_keep_what_is_theirs_and_are_named() {
         println!("{message}");
         let seen = deployments.get("edited-pool").await.unwrap();
         assert_eq!(seen.spec.unwrap().replicas, Some(4), "no fight");
-        running.stop().await;
-    });
-}
-
-/// A client that is a ServiceAccount, by one of its tokens.
-async fn client_of(client: &Client, namespace: &str, account: &str) -> Client {
-    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-    let answer = server::send(client, "POST", &path, &request).await.unwrap();
-    let path = std::env::var_os("SMALLFIRST_TEST_KUBECONFIG").unwrap();
-    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
-    let mut config =
-        Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await.unwrap();
-    config.auth_info = kube::config::AuthInfo {
-        token: Some(answer["status"]["token"].as_str().unwrap().to_owned().into()),
-        ..kube::config::AuthInfo::default()
-    };
-    config.default_retry = false;
-    Client::try_from(config).unwrap()
-}
-
-#[test]
-fn a_router_tells_a_missing_secret_on_its_policy_with_its_own_rights() {
-    let _alone = alone();
-    server::with_server(|client| async move {
-        let ns = namespace(&client, "secret").await;
-        let running = Running::start(&Wire::default(), &ns).await;
-        create(&client, &ns, &tier(&ns, "small")).await;
-        let (path, policy) = route(&ns, "small");
-        create(&client, &ns, &path).await;
-        create(&client, &ns, &policy).await;
-        let deployments: Api<Deployment> = Api::namespaced(client.clone(), &ns);
-        until("the routers", || async { deployments.get_opt("front-router").await.unwrap() }).await;
-        let router = client_of(&client, &ns, "front-router").await;
-        let secret = SecretKeyRef { name: "keys".into(), key: "finance".into() };
-        let problem = Problem::absent("RoutingPolicy front: spec.clients[finance].apiKey.secretKeyRef", &secret);
-        let (sender, problems) = watch::channel(vec![problem]);
-        let tick = Duration::from_millis(200);
-        let pace = Pace { grace: tick, again: tick, retry: tick };
-        for _ in 0..2 {
-            tokio::spawn(problems::tell(router.clone(), ns.clone(), "front".into(), problems.clone(), pace));
-        }
-        let events: Api<Event> = Api::namespaced(client.clone(), &ns);
-        let warnings = ListParams::default().fields("reason=SecretNotFound");
-        until("the event", || async { events.list(&warnings).await.unwrap().items.pop() }).await;
-        pause(1000).await;
-        let found = events.list(&warnings).await.unwrap().items;
-        assert_eq!(found.len(), 1, "{found:#?}");
-        let note = found[0].note.as_deref().unwrap();
-        assert!(note.contains("spec.clients[finance].apiKey.secretKeyRef: Secret keys has no key finance"), "{note}");
-        let policies: Api<RoutingPolicy> = Api::namespaced(client.clone(), &ns);
-        let regarding = found[0].regarding.as_ref().unwrap();
-        assert_eq!(regarding.uid, policies.get("front").await.unwrap().metadata.uid);
-        assert_eq!(regarding.name.as_deref(), Some("front"));
-        drop(sender);
         running.stop().await;
     });
 }

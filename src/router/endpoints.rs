@@ -40,13 +40,13 @@ pub struct Endpoint {
     pub circuit: Mutex<Circuit>,
 }
 
-/// Endpoints of every Service, by namespace, Service and port name or number.
+/// Endpoints of every Service, by namespace, Service and port name, which is empty for a port without one.
 #[derive(Debug, Default)]
 pub struct Endpoints {
     by_port: BTreeMap<(String, String, String), Vec<Arc<Endpoint>>>,
 }
 
-/// Ready addresses of every Service, by namespace, Service and port name or number: what a watch says.
+/// Ready addresses of every Service, by namespace, Service and port name: what a watch says.
 pub type Addresses = BTreeMap<(String, String, String), Vec<SocketAddr>>;
 
 impl Endpoint {
@@ -112,10 +112,9 @@ impl Endpoints {
 
     /// Ready endpoints of a Service's port.
     #[must_use]
-    pub fn of(&self, namespace: &str, service: &str, port_name: Option<&str>, port: u16) -> Vec<Arc<Endpoint>> {
-        let at = |port: String| self.by_port.get(&(namespace.to_owned(), service.to_owned(), port));
-        let named = port_name.and_then(|name| at(name.to_owned()));
-        named.or_else(|| at(port.to_string())).or_else(|| at(String::new())).cloned().unwrap_or_default()
+    pub fn of(&self, namespace: &str, service: &str, port_name: &str) -> Vec<Arc<Endpoint>> {
+        let key = (namespace.to_owned(), service.to_owned(), port_name.to_owned());
+        self.by_port.get(&key).cloned().unwrap_or_default()
     }
 }
 

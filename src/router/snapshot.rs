@@ -70,8 +70,8 @@ impl Upstream {
     pub fn endpoints(&self, world: &Endpoints, namespace: &str) -> Vec<Arc<Endpoint>> {
         match (&self.tier.backend, &self.fixed) {
             (_, Some(endpoint)) => vec![endpoint.clone()],
-            (Backend::Service { name, port, port_name }, None) => {
-                world.of(namespace, name, port_name.as_deref(), *port)
+            (Backend::Service { name, port_name, port: _ }, None) => {
+                world.of(namespace, name, port_name.as_deref().unwrap_or_default())
             }
             (Backend::Url { .. }, None) => Vec::new(),
         }

@@ -297,6 +297,32 @@ async fn a_tier_that_comes_later_completes_the_policies_that_name_it() {
 }
 
 #[tokio::test]
+async fn a_port_of_a_service_is_known_to_routers_by_its_name() {
+    let server = FakeApiServer::default();
+    let running = Running::start(&server, Leader::default()).await;
+    let mut served = tier();
+    served["spec"]["pool"].take();
+    served["spec"]["service"] = json!({"serviceRef": {"name": "theirs", "port": 80}});
+    server.put(&format!("{TIERS}/served"), served);
+    server.put(&format!("{POLICIES}/front"), policy("served"));
+    let port_name = || {
+        let table = server.get("/api/v1/namespaces/ns/configmaps/front-table")?;
+        let table: Value = serde_json::from_str(table["data"]["table.json"].as_str()?).ok()?;
+        Some(table["tiers"]["served"]["backend"]["service"]["portName"].clone())
+    };
+    until("a table", || port_name() == Some(Value::Null)).await;
+    let service = |name: &str| {
+        let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": 8000, "protocol": "TCP"});
+        json!({"metadata": {}, "spec": {"ports": [port("metrics", 8000), port(name, 80)]}})
+    };
+    for name in ["api", "chat"] {
+        server.put(&format!("{SERVICES}/theirs"), service(name));
+        until("the name", || port_name() == Some(json!(name))).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn only_the_leader_writes_and_a_deposed_one_stops() {
     let server = FakeApiServer::default();
     let settings =

@@ -3,6 +3,9 @@
 //! An object itself whenever it changed in any way; those that refer to it only when what they read of it
 //! changed: its spec, or that it came or went. Statuses refer to nothing.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
 use kube::Resource;
 use kube::core::DynamicObject;
 
@@ -13,7 +16,7 @@ use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::operator::observe::cache::Change;
 use crate::operator::observe::children::controller;
 use crate::operator::observe::guard::Guard;
-use crate::operator::observe::world::World;
+use crate::operator::observe::world::{World, port_names};
 
 fn parts<K: Resource>(change: &Change<K>) -> (String, String) {
     let meta = change.new.as_ref().or(change.old.as_ref()).map(|object| object.meta().clone()).unwrap_or_default();
@@ -40,13 +43,36 @@ pub fn tier(world: &World, change: &Change<Guard<ModelTier>>) -> Vec<Key> {
     if !matters(change) {
         return keys;
     }
-    let states = readable(change);
+    keys.extend(users(world, &namespace, &name, &readable(change)));
+    keys
+}
+
+/// What a change of a Service concerns: those that use a tier which names it, if a port is known by another name.
+pub fn service(world: &World, change: &Change<Service>) -> Vec<Key> {
+    let names = |service: &Option<Arc<Service>>| service.as_deref().map(port_names).unwrap_or_default();
+    if names(&change.old) == names(&change.new) {
+        return Vec::new();
+    }
+    let (namespace, name) = parts(change);
+    let mut keys = Vec::new();
+    for guard in world.tiers.namespace(&namespace) {
+        if let Ok(tier) = &guard.0
+            && tier.spec.service.as_ref().is_some_and(|service| service.service_ref.name == name)
+        {
+            keys.extend(users(world, &namespace, tier.metadata.name.as_deref().unwrap_or_default(), &[tier]));
+        }
+    }
+    keys
+}
+
+/// The paths that use a tier, which is or was in these states, and the policies that use those or it.
+fn users(world: &World, namespace: &str, name: &str, states: &[&ModelTier]) -> Vec<Key> {
     let uses = |step: &Step| {
         step.tier_ref.as_ref().is_some_and(|r| r.name == name)
             || step.class.is_some_and(|class| states.is_empty() || states.iter().any(|tier| tier.spec.class == class))
     };
     let mut paths = Vec::new();
-    for guard in world.paths.namespace(&namespace) {
+    for guard in world.paths.namespace(namespace) {
         if let Ok(path) = &guard.0
             && path.spec.steps.iter().any(uses)
         {
@@ -55,14 +81,14 @@ pub fn tier(world: &World, change: &Change<Guard<ModelTier>>) -> Vec<Key> {
     }
     // A tier that clients may name is in every table of its namespace.
     let public = states.is_empty() || states.iter().any(|tier| tier.spec.exposure == Exposure::Public);
-    keys.extend(policies(world, &namespace, |policy| {
+    let mut keys = policies(world, namespace, |policy| {
         public
             || policy.spec.workloads.iter().any(|w| {
                 w.tier_ref.as_ref().is_some_and(|r| r.name == name)
                     || w.path_ref.as_ref().is_some_and(|r| paths.contains(&r.name))
             })
-    }));
-    keys.extend(paths.iter().map(|path| Key::new(Kind::Path, &namespace, path)));
+    });
+    keys.extend(paths.iter().map(|path| Key::new(Kind::Path, namespace, path)));
     keys
 }
 

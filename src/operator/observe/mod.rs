@@ -25,6 +25,8 @@ pub struct Observed {
     pub policies: BTreeMap<String, Arc<RoutingPolicy>>,
     /// Tables that were published last, by policy: what an object that became invalid falls back to.
     pub tables: BTreeMap<String, Arc<RoutingTable>>,
+    /// Names of the TCP ports that have one, by Service and number: endpoints are known by them.
+    pub port_names: BTreeMap<(String, u16), String>,
     /// Deployments that the operator owns, by name.
     pub deployments: BTreeMap<String, DeploymentState>,
 }

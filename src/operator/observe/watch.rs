@@ -8,6 +8,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DynamicObject, WatchParams};
 use kube::core::{NamespaceResourceScope, Resource};
@@ -63,6 +65,16 @@ impl Watches {
                 q.add_all(triggers::policy(&change));
             }
         });
+        let api: Api<Service> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        tasks.spawn(drive(api, config.clone(), "Service".to_owned(), Arc::clone(&self.metrics), move |event| {
+            for change in w.services.watched(event.modify(only_ports)) {
+                q.add_all(triggers::service(&w, &change));
+            }
+        }));
         for (index, resource) in world.children.kinds().iter().enumerate() {
             let api: Api<DynamicObject> = match &self.namespace {
                 Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
@@ -109,6 +121,15 @@ impl Watches {
         tracing::debug!(streams, "asked whether the server streams lists");
         streams
     }
+}
+
+/// Of a Service, nothing but its ports is kept.
+fn only_ports(service: &mut Service) {
+    let ObjectMeta { name, namespace, uid, resource_version, .. } = std::mem::take(&mut service.metadata);
+    service.metadata = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
+    let ports = service.spec.take().and_then(|spec| spec.ports);
+    service.spec = Some(ServiceSpec { ports, ..ServiceSpec::default() });
+    service.status = None;
 }
 
 /// Runs one watch for ever.

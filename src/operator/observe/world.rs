@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::Resource;
 use kube::core::{DynamicObject, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -25,6 +25,8 @@ pub struct World {
     pub paths: Cache<Guard<EscalationPath>>,
     /// All policies, the malformed ones too.
     pub policies: Cache<Guard<RoutingPolicy>>,
+    /// All Services, as far as their ports: a tier may name one of them.
+    pub services: Cache<Service>,
     /// What the operator made.
     pub children: Children,
 }
@@ -55,6 +57,7 @@ impl World {
         awaited.extend((!self.tiers.is_ready()).then(|| "modeltiers".to_owned()));
         awaited.extend((!self.paths.is_ready()).then(|| "escalationpaths".to_owned()));
         awaited.extend((!self.policies.is_ready()).then(|| "routingpolicies".to_owned()));
+        awaited.extend((!self.services.is_ready()).then(|| "ports of services".to_owned()));
         awaited
     }
 
@@ -76,6 +79,7 @@ impl World {
             tiers: by_name(&self.tiers, namespace),
             paths: by_name(&self.paths, namespace),
             policies: by_name(&self.policies, namespace),
+            port_names: self.services.namespace(namespace).iter().flat_map(|service| port_names(service)).collect(),
             ..Observed::default()
         }
     }
@@ -103,6 +107,13 @@ impl World {
         let object = self.children.get_typed::<K>(id)?;
         controller(&object).is_some_and(|r| r.uid == owner).then_some(object)
     }
+}
+
+/// Names of a Service's TCP ports that have one, by Service and number.
+pub fn port_names(service: &Service) -> Vec<((String, u16), String)> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| Some(((service.name_any(), u16::try_from(port.port).ok()?), port.name.clone()?))).collect()
 }
 
 fn deployment_state(object: &DynamicObject) -> DeploymentState {

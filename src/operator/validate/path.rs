@@ -22,7 +22,7 @@ pub(super) type Tiers = BTreeMap<String, table::Tier>;
 /// The tiers of a namespace that are in force. One that became invalid keeps the entry that it has in `last`.
 pub(super) fn tiers_in_force(observed: &Observed, last: Option<&table::RoutingTable>) -> Tiers {
     let entry = |name: &String, found: &ModelTier| match tier(found) {
-        Ok(valid) => Some(valid.value),
+        Ok(valid) => Some(tier::with_port_name(valid.value, observed)),
         Err(_) => last.and_then(|table| table.tiers.get(name)).cloned(),
     };
     let kept = observed.tiers.iter().filter(|(_, found)| !going(found));

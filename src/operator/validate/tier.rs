@@ -8,6 +8,7 @@ use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider};
 use crate::api::types::Decimal;
+use crate::operator::observe::Observed;
 use crate::operator::plan::engines;
 use crate::routing::table::{self, Backend};
 
@@ -133,6 +134,14 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             Backend::Url { base_url: String::new(), credential: None }
         }
     }
+}
+
+/// The tier with the name of the port that it names by number: endpoints of a Service are known by it.
+pub(super) fn with_port_name(mut tier: table::Tier, observed: &Observed) -> table::Tier {
+    if let Backend::Service { name, port, port_name: port_name @ None } = &mut tier.backend {
+        *port_name = observed.port_names.get(&(name.clone(), *port)).cloned();
+    }
+    tier
 }
 
 fn port(problems: &mut Problems, field: &str, port: i32) -> u16 {

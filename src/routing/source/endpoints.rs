@@ -46,7 +46,7 @@ pub fn follow(client: Client, namespace: &str) -> watch::Receiver<Addresses> {
     receiver
 }
 
-/// Ready addresses by namespace, Service, and the port's name (or, without a name, its number).
+/// Ready addresses by namespace, Service, and the port's name.
 fn addresses<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> Addresses {
     let mut all: BTreeMap<(String, String, String), Vec<SocketAddr>> = BTreeMap::new();
     for slice in slices {
@@ -83,7 +83,7 @@ mod tests {
         let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "x", "namespace": "ai", "labels": {SERVICE: "compact-pool"}},
             "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080}],
+            "ports": [{"name": "metrics", "port": 9090}, {"name": "http", "port": 8080}],
             "endpoints": [
                 {"addresses": ["10.0.0.2"], "conditions": {"ready": true}},
                 {"addresses": ["10.0.0.1"]},
