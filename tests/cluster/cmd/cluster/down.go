@@ -12,25 +12,23 @@ import (
 	"smallfirst.dev/tests/cluster/internal/proc"
 )
 
-func down(args []string) error {
-	set, t := flags("down")
-	if err := set.Parse(args); err != nil {
-		return err
-	}
-	dir, _, err := t.resolve()
-	if err != nil {
-		return err
-	}
-	unlock, err := lock(dir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return stopDir(dir)
-}
+func down(args []string) error { return ended("down", args, stopIt) }
 
 func wipe(args []string) error {
-	set, t := flags("wipe")
+	return ended("wipe", args, func(in *instance.Instance) error {
+		if err := stopIt(in); err != nil {
+			return err
+		}
+		if err := guard.RemoveAll(in.Dir); err != nil {
+			return err
+		}
+		return in.Release()
+	})
+}
+
+// ended does something with the instance that the flags name, while nobody else does; without one it says so.
+func ended(command string, args []string, end func(*instance.Instance) error) error {
+	set, t := flags(command)
 	if err := set.Parse(args); err != nil {
 		return err
 	}
@@ -51,24 +49,10 @@ func wipe(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := stopDir(dir); err != nil {
-		return err
-	}
-	if err := guard.RemoveAll(dir); err != nil {
-		return err
-	}
-	return in.Release()
+	return end(in)
 }
 
-func stopDir(dir string) error {
-	in, err := instance.Load(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		say("there is no cluster in %s", dir)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func stopIt(in *instance.Instance) error {
 	begin := time.Now()
 	if err := stop(in); err != nil {
 		return err
