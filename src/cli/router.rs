@@ -13,7 +13,7 @@ use crate::router::MAX_BODY_BYTES;
 use crate::router::control::{Inputs, last_good, no_services};
 use crate::router::run::Config;
 use crate::routing::source::{configmap, endpoints, file, secrets};
-use crate::routing::table::SECRETS_DIR;
+use crate::routing::table::{DRAIN_SECONDS, LAME_DUCK_SECONDS, SECRETS_DIR};
 use crate::runtime::problems::{self, Pace};
 use crate::runtime::shutdown;
 
@@ -48,11 +48,11 @@ pub struct Args {
     #[arg(long, default_value_t = MAX_BODY_BYTES)]
     max_body_bytes: usize,
     /// Seconds between the failing readiness and the closing of the port.
-    #[arg(long, default_value_t = 3)]
-    lame_duck_seconds: u64,
+    #[arg(long, default_value_t = LAME_DUCK_SECONDS)]
+    lame_duck_seconds: u32,
     /// Longest time to wait for requests in flight at the end, in seconds.
-    #[arg(long, default_value_t = 120)]
-    drain_seconds: u64,
+    #[arg(long, default_value_t = DRAIN_SECONDS)]
+    drain_seconds: u32,
 }
 
 /// Runs a router until it is told to stop.
@@ -86,8 +86,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         admin: Some(args.admin),
         threads: args.threads.unwrap_or(config.threads),
         max_body_bytes: args.max_body_bytes,
-        lame_duck: Duration::from_secs(args.lame_duck_seconds),
-        drain: Duration::from_secs(args.drain_seconds),
+        lame_duck: Duration::from_secs(args.lame_duck_seconds.into()),
+        drain: Duration::from_secs(args.drain_seconds.into()),
         state: args.state_dir,
         ..config
     };
@@ -102,4 +102,33 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     }
     running.stop().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::operator::plan::{self, Settings};
+    use crate::routing::source::manifests::{Source, parse};
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_pod_has_the_time_that_its_router_takes_to_stop() {
+        let Alone { args } = Alone::parse_from(["router", "--table", "t"]);
+        let text = include_str!("../../tests/golden/quickstart/in.yaml").to_owned();
+        let observed = parse(&[Source { name: "quickstart".into(), text }]).expect("manifests");
+        let policy = observed.policies.values().next().expect("a policy");
+        let planned = plan::policy(policy, &observed, &Settings::default()).expect("a plan");
+        let pod = planned.deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
+        let stop = pod.containers[0].lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()?.sleep.as_ref());
+        let takes = stop.expect("a delay").seconds + i64::from(args.lame_duck_seconds) + i64::from(args.drain_seconds);
+        let grace = pod.termination_grace_period_seconds.expect("a grace period");
+        assert!(takes < grace && grace < takes + 30, "it takes {takes} s of {grace} s");
+    }
 }

@@ -23,6 +23,12 @@ pub const CONFIG_MAP_KEY: &str = "table.json";
 /// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
 pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
 
+/// Seconds between a router's failing readiness and the closing of its port, if it is not told otherwise.
+pub const LAME_DUCK_SECONDS: u32 = 3;
+/// Longest time that a router then waits for requests in flight, in seconds: a cascade's default deadline. The operator
+/// gives its pods this much.
+pub const DRAIN_SECONDS: u32 = 120;
+
 /// All that a router needs to know of one policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::Owner;
 use crate::api::types::Resources;
+use crate::routing::table::{DRAIN_SECONDS, LAME_DUCK_SECONDS};
 
 /// User and group of every container: numeric, because the kubelet cannot check a name against `runAsNonRoot`.
 const USER: i64 = 65532;
@@ -21,14 +22,24 @@ const USER: i64 = 65532;
 pub(super) const ROUTER_STOP_DELAY: i64 = 5;
 /// The same for an engine: routers notice within milliseconds, but engines cut what they are answering.
 pub(super) const ENGINE_STOP_DELAY: i64 = 10;
-/// Seconds that a pod has to finish its requests: the longest delay, a cascade's default deadline, and some.
-/// A constant, because a path's timeout must not restart pods.
-const GRACE: i64 = ENGINE_STOP_DELAY + 120 + 20;
+/// Seconds that a process takes to end when its requests are done, generously.
+const SPARE: i64 = 20;
 /// Label of namespaces whose pods may read metrics.
 const MONITORING: &str = "smallfirst.dev/monitoring";
 
+/// Seconds that a router's pod has to finish: its delay, and what the router takes by itself.
+pub(super) fn router_grace() -> i64 {
+    ROUTER_STOP_DELAY + i64::from(LAME_DUCK_SECONDS) + i64::from(DRAIN_SECONDS) + SPARE
+}
+
+/// The same of an engine's, whose requests last no longer than those of routers. Not from a path's timeout, which must
+/// not restart pods.
+pub(super) fn engine_grace() -> i64 {
+    ENGINE_STOP_DELAY + i64::from(DRAIN_SECONDS) + SPARE
+}
+
 /// A pod that satisfies Pod Security `restricted`, without containers and volumes.
-pub(super) fn pod(service_account: &str, token: bool) -> PodSpec {
+pub(super) fn pod(service_account: &str, token: bool, grace: i64) -> PodSpec {
     PodSpec {
         service_account_name: Some(service_account.to_owned()),
         automount_service_account_token: Some(token),
@@ -40,7 +51,7 @@ pub(super) fn pod(service_account: &str, token: bool) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        termination_grace_period_seconds: Some(GRACE),
+        termination_grace_period_seconds: Some(grace),
         ..PodSpec::default()
     }
 }

@@ -78,7 +78,7 @@ fn deployment(
                 spec: Some(PodSpec {
                     containers: vec![container(pool, engine, entry, port)],
                     volumes: Some(volumes(pool, engine)),
-                    ..common::pod(name, false)
+                    ..common::pod(name, false, common::engine_grace())
                 }),
             },
             ..DeploymentSpec::default()

@@ -153,7 +153,7 @@ fn deployment(
                             })
                             .into(),
                     ),
-                    ..common::pod(name, true)
+                    ..common::pod(name, true, common::router_grace())
                 }),
             },
             ..DeploymentSpec::default()
