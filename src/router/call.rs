@@ -3,20 +3,20 @@
 //! A reply is read whole before anything is judged (streams too: they are held in this version), so that nothing has
 //! been promised to the client when a tier turns out to be no good.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
-use super::endpoints::{Address, Endpoint};
+use super::endpoints::Endpoint;
 use super::pool::{Connection, Failed, Pool};
 use super::snapshot::Upstream;
 use super::sse::Parser;
 use crate::api::escalation_path::FailoverReason;
-use std::sync::Arc;
 
 /// Largest reply that is read, in bytes: an endless one must not fill the memory.
 const MOST: usize = 32 << 20;
@@ -53,17 +53,7 @@ impl CallError {
     }
 }
 
-/// The URI and host of a call.
-fn target(upstream: &Upstream, endpoint: &Endpoint) -> Option<(Uri, String)> {
-    match (&upstream.url, &endpoint.address) {
-        (Some(url), _) => {
-            let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
-            Some((path.parse().ok()?, url.authority()?.as_str().to_owned()))
-        }
-        (None, Address::Pod(at)) => Some((Uri::from_static("/v1/chat/completions"), at.to_string())),
-        (None, Address::Host { host, .. }) => Some((Uri::from_static("/v1/chat/completions"), host.clone())),
-    }
-}
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Calls an endpoint and reads its answer.
 ///
@@ -74,29 +64,25 @@ pub async fn call(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
-    request_id: &str,
+    request_id: &HeaderValue,
 ) -> Result<(Answer, Body), CallError> {
     use FailoverReason::{ServerError, Unreachable};
     let _occupied = endpoint.occupy();
-    let (uri, host) = target(upstream, endpoint).ok_or(CallError::of(Unreachable, "no address"))?;
     let authorization = upstream.authorization.as_ref().map_err(|_| CallError::of(Unreachable, "SecretMissing"))?;
     let make = || {
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.clone();
+        *request.uri_mut() = upstream.chat.clone();
         let headers = request.headers_mut();
-        let mut set = |name, value: Option<http::HeaderValue>| {
-            if let Some(value) = value {
-                headers.insert(name, value);
-            }
-        };
-        set(header::HOST, host.parse().ok());
-        set(header::CONTENT_TYPE, Some(http::HeaderValue::from_static("application/json")));
-        set(header::AUTHORIZATION, authorization.clone());
-        set(header::HeaderName::from_static("x-request-id"), request_id.parse().ok());
+        headers.insert(header::HOST, endpoint.host.clone());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(&X_REQUEST_ID, request_id.clone());
+        if let Some(authorization) = authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
         request
     };
-    let (response, connection) = pool.send(&endpoint.address, make).await.map_err(|failed| match failed {
+    let (response, connection) = pool.send(endpoint, make).await.map_err(|failed| match failed {
         Failed::Connect => CallError::of(Unreachable, "no connection"),
         Failed::Broken => CallError::of(ServerError, "connection broke before a reply"),
     })?;
@@ -122,7 +108,7 @@ pub async fn call(
     } else {
         Body::Plain(read(response.into_body()).await?)
     };
-    pool.put(&endpoint.address, connection);
+    pool.put(endpoint, connection);
     let answer = match &body {
         Body::Plain(bytes) => Answer::from_completion(bytes),
         Body::Stream(events) => Answer::from_stream(events),
@@ -182,7 +168,7 @@ async fn refusal(
     let body = tokio::time::timeout(Duration::from_millis(200), read(response.into_body())).await;
     let body = body.ok().and_then(Result::ok);
     if body.is_some() {
-        pool.put(&endpoint.address, connection);
+        pool.put(endpoint, connection);
     }
     let (reason, detail) = match status.as_u16() {
         429 => (Some(RateLimited), "429"),

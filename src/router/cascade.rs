@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::time::timeout_at;
 
 use super::answer::{Answer, Strip};
@@ -19,18 +20,17 @@ use super::errors::Problem;
 use super::gates::{CompiledGate, RequestContext, judge};
 use super::money::Money;
 use super::pool::Pool;
-use super::snapshot::{Snapshot, Upstream};
+use super::route::Route;
+use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
 use crate::api::escalation_path::{FailoverReason, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
 use crate::routing::decide::{self, Needs};
-use crate::routing::table::{Path, Step};
+use crate::routing::table::Step;
 
 /// What a walk needs besides the request.
 pub struct World<'a> {
-    /// The table in force.
-    pub snapshot: &'a Snapshot,
     /// Endpoints in force.
     pub endpoints: &'a Endpoints,
     /// This core's connections.
@@ -46,17 +46,13 @@ pub struct Asked<'a> {
     /// What was read of it.
     pub peek: &'a Peek<'a>,
     /// Its id.
-    pub id: &'a str,
-    /// Risk of its workload.
-    pub risk: Risk,
-    /// Data class of its workload.
-    pub data_class: DataClass,
+    pub id: &'a HeaderValue,
 }
 
 /// An answer for the client.
-pub struct Served {
+pub struct Served<'s> {
     /// Its tier.
-    pub tier: String,
+    pub tier: &'s str,
     /// `accepted` or `best-answer`.
     pub outcome: &'static str,
     /// The answer as it came.
@@ -65,15 +61,15 @@ pub struct Served {
     pub strip: Strip,
 }
 
-struct Candidate {
+struct Candidate<'s> {
     rank: (ModelClass, usize),
-    served: Served,
+    served: Served<'s>,
 }
 
 /// What one tier said.
-enum Said {
-    Accepted(Served),
-    Rejected(Option<Candidate>),
+enum Said<'s> {
+    Accepted(Served<'s>),
+    Rejected(Option<Candidate<'s>>),
     Unavailable(CallError),
     Skipped(Option<FailoverReason>),
 }
@@ -82,36 +78,34 @@ enum Said {
 ///
 /// # Errors
 /// The problem to answer when no answer may be returned.
-pub async fn walk(
+pub async fn walk<'s>(
     world: &World<'_>,
-    path: &Path,
-    gates: &[Vec<CompiledGate>],
+    route: &'s Route,
     asked: &Asked<'_>,
-    trace: &mut Trace,
-) -> Result<Served, Problem> {
+    trace: &mut Trace<'s>,
+) -> Result<Served<'s>, Problem> {
+    let path = &route.path;
     let deadline = tokio::time::Instant::now() + Duration::from_millis(path.deadline_ms);
     let context = RequestContext::new(asked.peek);
     let mut unavailable = false;
-    let mut best: Option<Candidate> = None;
+    let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
-    'steps: for (index, step) in path.steps.iter().enumerate() {
+    'steps: for (step, stage) in path.steps.iter().zip(&route.stages) {
         if !decide::enters(path, step, unavailable) {
             continue;
         }
-        let gates = gates.get(index).map_or(&[][..], Vec::as_slice);
-        for name in &step.tiers {
-            let Some(upstream) = world.snapshot.tier(name) else { continue };
+        for leg in &stage.legs {
             let begin = Instant::now();
             let mut entry = StepTrace {
-                step: step.name.clone(),
-                tier: name.clone(),
+                leg,
                 ending: Ending::Accepted,
                 score: None,
                 latency: Duration::ZERO,
                 usage: super::answer::Usage::default(),
                 cost: Money::default(),
             };
-            let said = ask(world, step, upstream, gates, asked, &context, deadline, &mut entry).await;
+            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline };
+            let said = ask(&call, route.data_class, &context, &mut entry).await;
             entry.latency = begin.elapsed();
             trace.0.push(entry);
             match said {
@@ -141,7 +135,7 @@ pub async fn walk(
             }
         }
     }
-    let may_return = asked.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
+    let may_return = route.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
     if let Some(candidate) = best.filter(|_| may_return) {
         return Ok(Served { outcome: "best-answer", ..candidate.served });
     }
@@ -157,7 +151,7 @@ pub async fn walk(
 }
 
 /// Nothing could be returned: say what every step said.
-fn exhausted(trace: &Trace, last: Option<&CallError>) -> Problem {
+fn exhausted(trace: &Trace<'_>, last: Option<&CallError>) -> Problem {
     use http::StatusCode;
     let steps = trace.header();
     match last.and_then(|e| e.reason) {
@@ -196,18 +190,24 @@ fn needs(peek: &Peek<'_>) -> Needs {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-async fn ask(
-    world: &World<'_>,
-    step: &Step,
-    upstream: &Upstream,
-    gates: &[CompiledGate],
-    asked: &Asked<'_>,
-    context: &RequestContext<'_>,
+/// What one tier is asked.
+struct Call<'a, 's> {
+    world: &'a World<'a>,
+    step: &'s Step,
+    upstream: &'s Upstream,
+    gates: &'s [CompiledGate],
+    asked: &'a Asked<'a>,
     deadline: tokio::time::Instant,
-    entry: &mut StepTrace,
-) -> Said {
-    if let Some(skip) = decide::skip(&upstream.tier, asked.data_class, needs(asked.peek)) {
+}
+
+async fn ask<'s>(
+    call: &Call<'_, 's>,
+    data_class: DataClass,
+    context: &RequestContext<'_>,
+    entry: &mut StepTrace<'s>,
+) -> Said<'s> {
+    let Call { world, upstream, gates, asked, .. } = *call;
+    if let Some(skip) = decide::skip(&upstream.tier, data_class, needs(asked.peek)) {
         entry.ending = Ending::Skipped(skip.reason());
         return Said::Skipped((skip == decide::Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
     }
@@ -223,7 +223,7 @@ async fn ask(
     let inject = inject(upstream, gates, asked.peek);
     let body = asked.peek.rewrite(asked.body, &upstream.tier.model, inject);
     let guard = Probe { circuit: &upstream.circuit, done: false };
-    let answered = attempts(world, step, upstream, &body, asked.id, deadline).await;
+    let answered = attempts(call, &body).await;
     guard.done();
     let (answer, body) = match answered {
         Ok(answered) => answered,
@@ -243,20 +243,20 @@ async fn ask(
     verdict(upstream, gates, context, answer, body, Strip::of(asked.peek, inject), entry)
 }
 
-fn verdict(
-    upstream: &Upstream,
+fn verdict<'s>(
+    upstream: &'s Upstream,
     gates: &[CompiledGate],
     context: &RequestContext<'_>,
     answer: Answer,
     body: Body,
     strip: Strip,
-    entry: &mut StepTrace,
-) -> Said {
+    entry: &mut StepTrace<'_>,
+) -> Said<'s> {
     entry.usage = answer.usage.unwrap_or_default();
     entry.cost = Money::of(entry.usage, &upstream.tier);
     let judgement = judge(gates, context, &answer);
     entry.score = judgement.verdicts.iter().find_map(|v| v.score);
-    let served = Served { tier: upstream.name.clone(), outcome: "accepted", body, strip };
+    let served = Served { tier: &upstream.name, outcome: "accepted", body, strip };
     if judgement.accepted {
         return Said::Accepted(served);
     }
@@ -288,29 +288,23 @@ const fn reason_name(reason: FailoverReason) -> &'static str {
 }
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
-async fn attempts(
-    world: &World<'_>,
-    step: &Step,
-    upstream: &Upstream,
-    body: &Bytes,
-    id: &str,
-    deadline: tokio::time::Instant,
-) -> Result<(Answer, Body), CallError> {
-    let endpoints = upstream.endpoints(world.endpoints, &world.snapshot.table.namespace);
+async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+    let Call { world, step, upstream, asked, deadline, .. } = *asking;
+    let endpoints = upstream.endpoints(world.endpoints);
     let mut tried = Vec::new();
     let mut last = CallError::of(FailoverReason::Unreachable, "no ready endpoint");
     for _ in 0..step.attempts.max(1) {
         let now = Instant::now();
         // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
-        let chosen = if let [only] = endpoints.as_slice() {
+        let chosen = if let [only] = endpoints {
             if tried.is_empty() || last.reason == Some(FailoverReason::Unreachable) { Some(only.clone()) } else { None }
         } else {
-            choose(&endpoints, &tried, upstream.tier.concurrency, now, world.random)
+            choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
         };
         let Some(endpoint) = chosen else { break };
         let limit = (tokio::time::Instant::now() + Duration::from_millis(step.timeout_ms)).min(deadline);
         let guard = Probe { circuit: &endpoint.circuit, done: false };
-        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, id))
+        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id))
             .await
             .unwrap_or_else(|_| Err(CallError::of(FailoverReason::Timeout, "no answer in time")));
         guard.done();

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 
 use super::breaker::Circuit;
 
@@ -32,28 +32,43 @@ pub enum Address {
 /// One place that answers for a tier. Shared by all cores.
 #[derive(Debug)]
 pub struct Endpoint {
+    /// Its number, never given twice: what connections are kept by.
+    pub id: u64,
     /// Where it is.
     pub address: Address,
+    /// `host` of requests to it.
+    pub host: HeaderValue,
     /// Requests that it works on for this router.
     pub in_flight: AtomicUsize,
     /// Whether it answers.
     pub circuit: Mutex<Circuit>,
 }
 
-/// Endpoints of every Service, by namespace, Service and port name, which is empty for a port without one.
+/// Namespace, Service, and name of its port, which is empty for a port without one.
+pub type Port = (String, String, String);
+
+/// Endpoints of every Service.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    by_port: BTreeMap<(String, String, String), Vec<Arc<Endpoint>>>,
+    by_port: BTreeMap<Port, Vec<Arc<Endpoint>>>,
 }
 
-/// Ready addresses of every Service, by namespace, Service and port name: what a watch says.
-pub type Addresses = BTreeMap<(String, String, String), Vec<SocketAddr>>;
+/// Ready addresses of every Service: what a watch says.
+pub type Addresses = BTreeMap<Port, Vec<SocketAddr>>;
 
 impl Endpoint {
-    /// An endpoint that nothing is known of.
+    /// A pod that nothing is known of.
     #[must_use]
-    pub fn new(address: Address) -> Self {
-        Self { address, in_flight: AtomicUsize::new(0), circuit: Mutex::default() }
+    pub fn of_pod(at: SocketAddr) -> Self {
+        // Digits, dots, colons and brackets are a header's value.
+        let host = HeaderValue::try_from(at.to_string()).unwrap_or(HeaderValue::from_static(""));
+        Self::new(Address::Pod(at), host)
+    }
+
+    fn new(address: Address, host: HeaderValue) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Self { id, address, host, in_flight: AtomicUsize::new(0), circuit: Mutex::default() }
     }
 
     /// The endpoint of a base URL, if it names a host.
@@ -62,7 +77,8 @@ impl Endpoint {
         let tls = url.scheme_str() != Some("http");
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(Self::new(Address::Host { host, port, tls }))
+        let authority = HeaderValue::from_str(url.authority()?.as_str()).ok()?;
+        Some(Self::new(Address::Host { host, port, tls }, authority))
     }
 
     /// Its circuit.
@@ -100,9 +116,8 @@ impl Endpoints {
             .map(|(key, list)| {
                 let known = before.by_port.get(key).map_or(&[][..], Vec::as_slice);
                 let endpoint = |at: &SocketAddr| {
-                    let address = Address::Pod(*at);
-                    let old = known.iter().find(|e| e.address == address);
-                    old.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address)))
+                    let old = known.iter().find(|e| e.address == Address::Pod(*at));
+                    old.cloned().unwrap_or_else(|| Arc::new(Endpoint::of_pod(*at)))
                 };
                 (key.clone(), list.iter().map(endpoint).collect())
             })
@@ -112,9 +127,8 @@ impl Endpoints {
 
     /// Ready endpoints of a Service's port.
     #[must_use]
-    pub fn of(&self, namespace: &str, service: &str, port_name: &str) -> Vec<Arc<Endpoint>> {
-        let key = (namespace.to_owned(), service.to_owned(), port_name.to_owned());
-        self.by_port.get(&key).cloned().unwrap_or_default()
+    pub fn of(&self, port: &Port) -> &[Arc<Endpoint>] {
+        self.by_port.get(port).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -147,7 +161,7 @@ mod tests {
     use super::*;
 
     fn three() -> Vec<Arc<Endpoint>> {
-        (1..=3).map(|n| Arc::new(Endpoint::new(Address::Pod(SocketAddr::from(([10, 0, 0, n], 80)))))).collect()
+        (1..=3).map(|n| Arc::new(Endpoint::of_pod(SocketAddr::from(([10, 0, 0, n], 80))))).collect()
     }
 
     #[test]

@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::trace::{Ending, Trace};
+use super::route::Route;
+use super::trace::{Ending, StepTrace, Trace};
 
 /// Labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,6 +57,24 @@ pub struct TokenLabels {
 pub struct ReloadLabels {
     /// `loaded` or `refused`.
     pub result: &'static str,
+}
+
+/// Outcome of a request and verdict of a step that most of them have.
+const ACCEPTED: &str = "accepted";
+
+/// What requests of a workload count, found when the table is loaded. Rare outcomes are looked up by their labels.
+pub struct WorkloadMetrics {
+    accepted: Counter,
+    duration: Histogram,
+    cost: Counter<f64, AtomicU64>,
+}
+
+/// What a tier of a step counts, found when the table is loaded. Failures and skips are looked up by their labels.
+pub struct LegMetrics {
+    accepted: Counter,
+    escalated: Vec<(&'static str, Counter)>,
+    input: Counter,
+    output: Counter,
 }
 
 /// The metrics of a router process.
@@ -108,30 +127,77 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a request that ended.
-    pub fn record(&self, workload: &str, outcome: &'static str, seconds: f64, trace: &Trace) {
-        let name = || workload.to_owned();
-        self.requests.get_or_create(&RequestLabels { workload: name(), outcome }).inc();
-        self.duration.get_or_create(&WorkloadLabels { workload: name() }).observe(seconds);
+    /// Counters of a workload.
+    #[must_use]
+    pub fn workload(&self, name: &str) -> WorkloadMetrics {
+        let request = |outcome| RequestLabels { workload: name.to_owned(), outcome };
+        let labels = WorkloadLabels { workload: name.to_owned() };
+        WorkloadMetrics {
+            accepted: self.requests.get_or_create_owned(&request(ACCEPTED)),
+            duration: self.duration.get_or_create_owned(&labels),
+            cost: self.cost.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Counters of one tier of one step with these gates.
+    #[must_use]
+    pub fn leg(&self, workload: &str, step: &str, tier: &str, gates: impl Iterator<Item = &'static str>) -> LegMetrics {
+        let step = |verdict, reason| {
+            let (workload, step, tier) = (workload.to_owned(), step.to_owned(), tier.to_owned());
+            self.steps.get_or_create_owned(&StepLabels { workload, step, tier, verdict, reason })
+        };
+        let tokens = |direction| self.tokens.get_or_create_owned(&TokenLabels { tier: tier.to_owned(), direction });
+        LegMetrics {
+            accepted: step(ACCEPTED, ""),
+            escalated: gates.map(|gate| (gate, step("escalated", gate))).collect(),
+            input: tokens("input"),
+            output: tokens("output"),
+        }
+    }
+
+    /// Counts a request that ended. Without a route it came to no workload.
+    pub fn record(&self, route: Option<&Route>, outcome: &'static str, seconds: f64, trace: &Trace<'_>) {
+        let workload = route.map_or("-", |route| &route.workload);
+        match route {
+            Some(route) if outcome == ACCEPTED => route.metrics.accepted.inc(),
+            _ => self.requests.get_or_create(&RequestLabels { workload: workload.to_owned(), outcome }).inc(),
+        };
+        match route {
+            Some(route) => route.metrics.duration.observe(seconds),
+            None => self.duration.get_or_create(&WorkloadLabels { workload: workload.to_owned() }).observe(seconds),
+        }
         for step in &trace.0 {
-            let (verdict, reason) = match step.ending {
-                Ending::Accepted => ("accepted", ""),
-                Ending::Escalated(gate) => ("escalated", gate),
-                Ending::Failed(reason) => ("failed", reason),
-                Ending::Skipped(reason) => ("skipped", reason),
-            };
-            let labels =
-                StepLabels { workload: name(), step: step.step.clone(), tier: step.tier.clone(), verdict, reason };
-            self.steps.get_or_create(&labels).inc();
-            for (direction, count) in [("input", step.usage.prompt), ("output", step.usage.completion)] {
-                if count > 0 {
-                    self.tokens.get_or_create(&TokenLabels { tier: step.tier.clone(), direction }).inc_by(count);
-                }
-            }
+            self.count(workload, step);
         }
         let cost = f64::from(trace.cost());
-        if cost > 0.0 {
-            self.cost.get_or_create(&WorkloadLabels { workload: name() }).inc_by(cost);
+        if let Some(route) = route.filter(|_| cost > 0.0) {
+            route.metrics.cost.inc_by(cost);
+        }
+    }
+
+    fn count(&self, workload: &str, step: &StepTrace<'_>) {
+        let metrics = &step.leg.metrics;
+        let (verdict, reason) = step.ending.words();
+        let ready = match step.ending {
+            Ending::Accepted => Some(&metrics.accepted),
+            Ending::Escalated(gate) => {
+                metrics.escalated.iter().find(|(name, _)| *name == gate).map(|(_, counter)| counter)
+            }
+            Ending::Failed(_) | Ending::Skipped(_) => None,
+        };
+        match ready {
+            Some(counter) => counter.inc(),
+            None => {
+                let (step, tier) = (step.leg.step.clone(), step.leg.upstream.name.clone());
+                let labels =
+                    StepLabels { workload: workload.to_owned(), step, tier, verdict, reason: reason.unwrap_or("") };
+                self.steps.get_or_create(&labels).inc()
+            }
+        };
+        for (counter, count) in [(&metrics.input, step.usage.prompt), (&metrics.output, step.usage.completion)] {
+            if count > 0 {
+                counter.inc_by(count);
+            }
         }
     }
 }

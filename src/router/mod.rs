@@ -24,6 +24,7 @@ pub mod money;
 pub mod pool;
 pub mod problem;
 pub mod receive;
+pub mod route;
 pub mod run;
 pub mod serve;
 pub mod server;
@@ -36,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 
 use access_log::AccessLog;
 use endpoints::Endpoints;
@@ -83,8 +85,9 @@ impl Shared {
         }
     }
 
-    fn next_id(&self) -> String {
-        format!("sf-{:016x}-{:x}", self.seed, self.ids.fetch_add(1, Ordering::Relaxed))
+    fn next_id(&self) -> HeaderValue {
+        let id = format!("sf-{:016x}-{:x}", self.seed, self.ids.fetch_add(1, Ordering::Relaxed));
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("sf-"))
     }
 
     /// Draws below a bound, from a generator of this thread (SplitMix64): good enough to spread load.

@@ -6,6 +6,8 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
+use serde::{Serialize, Serializer};
+
 use super::answer::Usage;
 use crate::routing::table::Tier;
 
@@ -56,10 +58,24 @@ impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let half = if self.0 < 0 { -SHOWN / 2 } else { SHOWN / 2 };
         let shown = self.0.saturating_add(half) / SHOWN;
-        let (whole, fraction) = (shown.unsigned_abs() / 1_000_000_000, shown.unsigned_abs() % 1_000_000_000);
+        let (whole, mut fraction) = (shown.unsigned_abs() / 1_000_000_000, shown.unsigned_abs() % 1_000_000_000);
         let sign = if shown < 0 { "-" } else { "" };
-        let digits = format!("{sign}{whole}.{fraction:09}");
-        f.write_str(digits.trim_end_matches('0').trim_end_matches('.'))
+        if fraction == 0 {
+            return write!(f, "{sign}{whole}");
+        }
+        let mut digits = 9;
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            digits -= 1;
+        }
+        write!(f, "{sign}{whole}.{fraction:0digits$}")
+    }
+}
+
+/// As text: a decimal that JSON's readers must not round.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

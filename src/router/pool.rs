@@ -16,13 +16,13 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::endpoints::Address;
+use super::endpoints::{Address, Endpoint};
 
 /// Longest time to connect, name resolution and TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Idle connections are dropped after this time: below the idle limits that servers commonly have.
 const IDLE: Duration = Duration::from_secs(50);
-/// Idle connections kept for one address on one core.
+/// Idle connections kept for one endpoint on one core.
 const KEPT: usize = 256;
 
 /// A connection that is ready for one more request.
@@ -37,13 +37,13 @@ pub enum Failed {
     Broken,
 }
 
-/// Idle connections of an address, the one used last at the end, each with the time since when.
+/// Idle connections of an endpoint, the one used last at the end, each with the time since when.
 type Idle = Vec<(Connection, Instant)>;
 
 /// The pool of one core.
 #[derive(Clone)]
 pub struct Pool {
-    idle: Rc<RefCell<HashMap<Address, Idle>>>,
+    idle: Rc<RefCell<HashMap<u64, Idle>>>,
     tls: Arc<ClientConfig>,
 }
 
@@ -64,9 +64,9 @@ impl Pool {
         Self { idle: Rc::default(), tls }
     }
 
-    fn take(&self, address: &Address) -> Option<Connection> {
+    fn take(&self, endpoint: &Endpoint) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(address)?;
+        let list = idle.get_mut(&endpoint.id)?;
         while let Some((connection, since)) = list.pop() {
             if connection.is_ready() && since.elapsed() < IDLE {
                 return Some(connection);
@@ -76,16 +76,16 @@ impl Pool {
     }
 
     /// Gives a connection back once its reply was read to the end.
-    pub fn put(&self, address: &Address, connection: Connection) {
+    pub fn put(&self, endpoint: &Endpoint, connection: Connection) {
         if connection.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if !idle.contains_key(address) {
-            // A good moment to forget addresses that nobody asks any more.
+        if !idle.contains_key(&endpoint.id) {
+            // A good moment to forget endpoints that nobody asks any more.
             idle.retain(|_, list| list.iter().any(|(c, since)| !c.is_closed() && since.elapsed() < IDLE));
         }
-        let list = idle.entry(address.clone()).or_default();
+        let list = idle.entry(endpoint.id).or_default();
         if list.len() < KEPT {
             list.push((connection, Instant::now()));
         }
@@ -97,10 +97,10 @@ impl Pool {
     /// When there is no connection, or it breaks before a reply.
     pub async fn send(
         &self,
-        address: &Address,
+        endpoint: &Endpoint,
         make: impl Fn() -> http::Request<Full<Bytes>>,
     ) -> Result<(http::Response<Incoming>, Connection), Failed> {
-        if let Some(mut connection) = self.take(address) {
+        if let Some(mut connection) = self.take(endpoint) {
             match connection.try_send_request(make()).await {
                 Ok(response) => return Ok((response, connection)),
                 // Nothing was written: safe to send again. Anything else may have been worked on.
@@ -108,7 +108,7 @@ impl Pool {
                 Err(_) => return Err(Failed::Broken),
             }
         }
-        let mut connection = tokio::time::timeout(CONNECT, self.connect(address))
+        let mut connection = tokio::time::timeout(CONNECT, self.connect(&endpoint.address))
             .await
             .map_err(|_| Failed::Connect)?
             .map_err(|_| Failed::Connect)?;

@@ -17,24 +17,21 @@ use super::errors::Problem;
 use super::gates::{CompiledGate, validate_request_schema};
 use super::pool::Pool;
 use super::receive::{discard, read};
+use super::route::Route;
 use super::snapshot::Snapshot;
 use super::sse::{DONE, encode};
 use super::trace::Trace;
-use crate::api::types::{DataClass, Risk};
-use crate::routing::decide::{self, Route, Signals, Unroutable};
-use crate::routing::table::tier_path;
+use crate::routing::decide::{self, Signals, Unroutable};
 
 /// The reply of every path through here.
 pub type Reply = Response<Full<Bytes>>;
 
 /// Who a request is and where it went, for the log.
-#[derive(Default)]
-struct Account {
-    client: String,
-    workload: String,
-    owner: String,
+struct Account<'s> {
+    client: &'s str,
+    route: Option<&'s Route>,
     outcome: &'static str,
-    trace: Trace,
+    trace: Trace<'s>,
 }
 
 /// Answers a request. Never fails: what is wrong is in the reply.
@@ -45,12 +42,11 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_table", message).response();
     };
     let id = request_id(shared, request.headers());
-    let route = (request.method().clone(), request.uri().path().to_owned());
-    let mut reply = match (&route.0, route.1.as_str()) {
+    let mut reply = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => {
             shared.metrics.in_flight.inc();
             let _guard = InFlight(shared);
-            let account = Account { outcome: "client_gone", ..Account::default() };
+            let account = Account { client: "-", route: None, outcome: "client_gone", trace: Trace::default() };
             let mut open = Open { shared, snapshot: &snapshot, id: &id, begin, account, status: CLIENT_GONE };
             let reply = chat(shared, pool, &snapshot, request, &id, &mut open.account).await;
             let mut reply = reply.unwrap_or_else(|problem| {
@@ -62,9 +58,9 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
             reply
         }
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
-        (_, "/v1/chat/completions" | "/v1/models") => {
+        (method, "/v1/chat/completions" | "/v1/models") => {
+            let message = format!("method {method} is not allowed here");
             discard(request.into_body(), shared.body_timeout).await;
-            let message = format!("method {} is not allowed here", route.0);
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
                 .response()
         }
@@ -74,7 +70,7 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
             Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message).response()
         }
     };
-    set(reply.headers_mut(), "x-request-id", &id);
+    reply.headers_mut().insert(&X_REQUEST_ID, id);
     reply
 }
 
@@ -94,27 +90,26 @@ const CLIENT_GONE: u16 = 499;
 struct Open<'a> {
     shared: &'a Shared,
     snapshot: &'a Snapshot,
-    id: &'a str,
+    id: &'a HeaderValue,
     begin: Instant,
-    account: Account,
+    account: Account<'a>,
     status: u16,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-        let Account { client, workload, owner, outcome, trace } = &self.account;
-        let (client, workload, owner) = (or_dash(client), or_dash(workload), or_dash(owner));
+        let Account { client, route, outcome, trace } = &self.account;
         let latency = self.begin.elapsed();
-        self.shared.metrics.record(&workload, outcome, latency.as_secs_f64(), trace);
+        self.shared.metrics.record(*route, outcome, latency.as_secs_f64(), trace);
         let entry = Entry {
-            request_id: self.id,
-            client: &client,
-            workload: &workload,
-            owner: &owner,
+            request_id: self.id.to_str().unwrap_or("-"),
+            client,
+            workload: route.map_or("-", |route| &route.workload),
+            owner: route.map_or("-", |route| &route.owner),
             status: self.status,
             outcome,
             latency,
+            cost: trace.cost(),
             currency: &self.snapshot.table.currency,
             trace,
         };
@@ -123,29 +118,37 @@ impl Drop for Open<'_> {
 }
 
 /// Says in the reply's headers what was done.
-fn describe(account: &Account, snapshot: &Snapshot, headers: &mut HeaderMap) {
+fn describe(account: &Account<'_>, snapshot: &Snapshot, headers: &mut HeaderMap) {
     if !account.trace.0.is_empty() {
-        set(headers, "x-smallfirst-steps", &account.trace.header());
-        set(headers, "x-smallfirst-cost", &format!("{} {}", account.trace.cost(), snapshot.table.currency));
+        set(headers, &STEPS, account.trace.header());
+        set(headers, &COST, format!("{} {}", account.trace.cost(), snapshot.table.currency));
     }
-    if !account.workload.is_empty() {
-        set(headers, "x-smallfirst-workload", &account.workload);
+    if let Some(route) = account.route {
+        set(headers, &WORKLOAD, route.workload.as_str());
     }
 }
 
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+/// Names of headers, made once: making one looks at each of its letters.
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static STEPS: HeaderName = HeaderName::from_static("x-smallfirst-steps");
+static COST: HeaderName = HeaderName::from_static("x-smallfirst-cost");
+static WORKLOAD: HeaderName = HeaderName::from_static("x-smallfirst-workload");
+static TIER: HeaderName = HeaderName::from_static("x-smallfirst-tier");
+static OUTCOME: HeaderName = HeaderName::from_static("x-smallfirst-outcome");
+
+fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: impl TryInto<HeaderValue>) {
+    if let Ok(value) = value.try_into() {
+        headers.insert(name, value);
     }
 }
 
 /// The caller's id if it is short and printable, else one of our own.
-fn request_id(shared: &Shared, headers: &HeaderMap) -> String {
-    let given = headers.get("x-request-id").and_then(|v| v.to_str().ok());
-    let fits = |id: &&str| {
-        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+fn request_id(shared: &Shared, headers: &HeaderMap) -> HeaderValue {
+    let fits = |id: &&HeaderValue| {
+        let printable = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:".contains(b);
+        (1..=64).contains(&id.len()) && id.as_bytes().iter().all(printable)
     };
-    given.filter(fits).map_or_else(|| shared.next_id(), str::to_owned)
+    headers.get(&X_REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| shared.next_id())
 }
 
 /// The caller, by its key. `None` is the anonymous one.
@@ -184,13 +187,13 @@ fn reply_with(body: Bytes, kind: &'static str) -> Reply {
     reply
 }
 
-async fn chat(
+async fn chat<'s>(
     shared: &Shared,
     pool: &Pool,
-    snapshot: &Snapshot,
+    snapshot: &'s Snapshot,
     request: Request<Incoming>,
-    id: &str,
-    account: &mut Account,
+    id: &HeaderValue,
+    account: &mut Account<'s>,
 ) -> Result<Reply, Problem> {
     let (head, incoming) = request.into_parts();
     let client = match authenticate(snapshot, &head.headers) {
@@ -201,35 +204,22 @@ async fn chat(
         }
     };
     account.client = match client.and_then(|index| snapshot.table.clients.as_ref()?.get(index)) {
-        Some(client) => client.name.clone(),
-        None => "anonymous".to_owned(),
+        Some(client) => &client.name,
+        None => "anonymous",
     };
     let body = read(incoming, shared.max_body_bytes, shared.body_timeout).await?;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
-    let route = classify(snapshot, client, &peek, &head.headers)?;
-    let mut asked = Asked { body: &body, peek: &peek, id, risk: Risk::Medium, data_class: DataClass::Internal };
-    let path = match route {
-        Route::Tier(name) => {
-            account.workload = tier_path(name);
-            snapshot.path(&account.workload)
-        }
-        Route::Workload(index) => {
-            let workload = &snapshot.table.workloads[index];
-            account.workload.clone_from(&workload.name);
-            account.owner.clone_from(&workload.owner);
-            (asked.risk, asked.data_class) = (workload.risk, workload.data_class);
-            snapshot.path(&workload.path)
-        }
+    let found = match classify(snapshot, client, &peek, &head.headers)? {
+        decide::Route::Tier(name) => snapshot.routes.tier(name),
+        decide::Route::Workload(index) => snapshot.routes.workload(index),
     };
-    let Some((path, gates)) = path else {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "server_error",
-            "no_path",
-            "the workload has no path",
-        ));
+    let Some(route) = found else {
+        let message = "the workload has no path";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", message));
     };
-    if gates.iter().flatten().any(CompiledGate::needs_request_schema)
+    account.route = Some(route);
+    let mut gates = route.stages.iter().flat_map(|stage| stage.gates.iter());
+    if gates.any(CompiledGate::needs_request_schema)
         && let Some(schema) = peek.schema
     {
         validate_request_schema(schema.get()).map_err(|e| {
@@ -237,8 +227,9 @@ async fn chat(
         })?;
     }
     let endpoints = shared.endpoints.load();
-    let world = World { snapshot, endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
-    let served = walk(&world, path, gates, &asked, &mut account.trace).await?;
+    let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
+    let asked = Asked { body: &body, peek: &peek, id };
+    let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
     reply(&served, &peek)
 }
@@ -248,7 +239,7 @@ fn classify<'s>(
     client: Option<usize>,
     peek: &Peek<'_>,
     headers: &HeaderMap,
-) -> Result<Route<'s>, Problem> {
+) -> Result<decide::Route<'s>, Problem> {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let signals = Signals { client, model: &peek.model, header: &header };
     decide::classify(&snapshot.table, &signals).map_err(|unroutable| match unroutable {
@@ -261,7 +252,7 @@ fn classify<'s>(
 }
 
 /// The answer as the client asked for it, without what the router injected.
-fn reply(served: &Served, peek: &Peek<'_>) -> Result<Reply, Problem> {
+fn reply(served: &Served<'_>, peek: &Peek<'_>) -> Result<Reply, Problem> {
     let broken = |_| {
         let message = "the answer could not be written as a stream";
         Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message)
@@ -281,10 +272,11 @@ fn reply(served: &Served, peek: &Peek<'_>) -> Result<Reply, Problem> {
             reply_with(encode(&frames), "text/event-stream")
         }
     };
-    set(reply.headers_mut(), "x-smallfirst-tier", &served.tier);
-    set(reply.headers_mut(), "x-smallfirst-outcome", served.outcome);
+    let headers = reply.headers_mut();
+    set(headers, &TIER, served.tier);
+    headers.insert(&OUTCOME, HeaderValue::from_static(served.outcome));
     if peek.stream {
-        set(reply.headers_mut(), "cache-control", "no-cache");
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
     Ok(reply)
 }

@@ -11,12 +11,13 @@ use http::{HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 
 use super::breaker::Circuit;
-use super::endpoints::{Endpoint, Endpoints};
-use super::gates::{CompiledGate, compile_all};
+use super::endpoints::{Endpoint, Endpoints, Port};
+use super::metrics::Metrics;
 use super::problem::Problem;
+use super::route::Routes;
 use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{Backend, FORMAT_VERSION, Path, RoutingTable, Tier, hash, tier_path};
+use crate::routing::table::{Backend, FORMAT_VERSION, RoutingTable, Tier, hash};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +39,8 @@ pub struct Snapshot {
     pub table: RoutingTable,
     /// Its hash.
     pub hash: String,
-    /// Gates by path and step.
-    gates: BTreeMap<String, Vec<Vec<CompiledGate>>>,
+    /// Where requests go.
+    pub routes: Routes,
     /// Client by SHA-256 of its key.
     keys: Vec<([u8; 32], usize)>,
     /// Tiers by name.
@@ -54,26 +55,30 @@ pub struct Upstream {
     pub name: String,
     /// As the table has it.
     pub tier: Tier,
-    /// Where it is, for `Backend::Url`.
-    pub url: Option<Uri>,
+    /// Path of chat completions at its endpoints.
+    pub chat: Uri,
     /// `authorization`, where the tier needs one.
     pub authorization: Result<Option<HeaderValue>, Problem>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
-    /// Its endpoint, for `Backend::Url`.
-    fixed: Option<Arc<Endpoint>>,
+    place: Place,
+}
+
+/// Where the endpoints of a tier are found.
+enum Place {
+    /// A URL.
+    Fixed(Arc<Endpoint>),
+    /// A port of a Service.
+    Service(Port),
 }
 
 impl Upstream {
     /// Endpoints that can be asked now.
     #[must_use]
-    pub fn endpoints(&self, world: &Endpoints, namespace: &str) -> Vec<Arc<Endpoint>> {
-        match (&self.tier.backend, &self.fixed) {
-            (_, Some(endpoint)) => vec![endpoint.clone()],
-            (Backend::Service { name, port_name, port: _ }, None) => {
-                world.of(namespace, name, port_name.as_deref().unwrap_or_default())
-            }
-            (Backend::Url { .. }, None) => Vec::new(),
+    pub fn endpoints<'a>(&'a self, world: &'a Endpoints) -> &'a [Arc<Endpoint>] {
+        match &self.place {
+            Place::Fixed(endpoint) => std::slice::from_ref(endpoint),
+            Place::Service(port) => world.of(port),
         }
     }
 }
@@ -83,7 +88,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When the text is no table, or one that this router can't execute as a whole.
-    pub fn compile(json: &str, secrets: &Secrets, before: Option<&Self>) -> Result<Self, Refused> {
+    pub fn compile(json: &str, secrets: &Secrets, metrics: &Metrics, before: Option<&Self>) -> Result<Self, Refused> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
@@ -94,28 +99,11 @@ impl Snapshot {
             return Err(Refused::Version(format_version));
         }
         let table: RoutingTable = serde_json::from_str(json)?;
-        let mut gates = BTreeMap::new();
-        for (name, path) in &table.paths {
-            let steps: Result<Vec<_>, _> = path.steps.iter().map(|step| compile_all(&step.accept)).collect();
-            gates.insert(name.clone(), steps.map_err(|e| Refused::Part(format!("path {name}: {e}")))?);
-            for tier in path.steps.iter().flat_map(|step| &step.tiers) {
-                if !table.tiers.contains_key(tier) {
-                    return Err(Refused::Part(format!("path {name}: tier {tier} is not in the table")));
-                }
-            }
-        }
-        let workloads = table.workloads.iter().map(|w| (format!("workload {}", w.name), w.path.clone()));
-        let public = table.tiers.iter().filter(|(_, tier)| tier.public);
-        let public = public.map(|(name, _)| (format!("Public tier {name}"), tier_path(name)));
-        for (what, path) in workloads.chain(public) {
-            if !table.paths.contains_key(&path) {
-                return Err(Refused::Part(format!("{what}: path {path} is not in the table")));
-            }
-        }
         let mut problems = Vec::new();
         let tiers = compile_tiers(&table, secrets, before, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
-        Ok(Self { hash: hash(json), gates, keys, tiers, problems, table })
+        let routes = Routes::compile(&table, &tiers, metrics)?;
+        Ok(Self { hash: hash(json), routes, keys, tiers, problems, table })
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -130,23 +118,6 @@ impl Snapshot {
         }
         found
     }
-
-    /// A tier by name.
-    #[must_use]
-    pub fn tier(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.tiers.get(name)
-    }
-
-    /// All tiers.
-    pub fn tiers(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.tiers.values()
-    }
-
-    /// A path with its gates.
-    #[must_use]
-    pub fn path(&self, name: &str) -> Option<(&Path, &[Vec<CompiledGate>])> {
-        Some((self.table.paths.get(name)?, self.gates.get(name)?))
-    }
 }
 
 fn compile_tiers(
@@ -158,29 +129,39 @@ fn compile_tiers(
     let mut tiers = BTreeMap::new();
     for (name, tier) in &table.tiers {
         let old = before.and_then(|b| b.tiers.get(name)).filter(|old| old.tier.backend == tier.backend);
-        let (mut url, mut fixed, mut authorization) = (None, None, Ok(None));
-        if let Backend::Url { base_url, credential } = &tier.backend {
-            let parsed: Uri = base_url
-                .trim_end_matches('/')
-                .parse()
-                .map_err(|e| Refused::Part(format!("tier {name}: baseURL {base_url}: {e}")))?;
-            let endpoint = Endpoint::of_url(&parsed)
-                .ok_or_else(|| Refused::Part(format!("tier {name}: baseURL {base_url} has no host")))?;
-            fixed = Some(old.and_then(|o| o.fixed.clone()).unwrap_or_else(|| Arc::new(endpoint)));
-            url = Some(parsed);
-            if let Some(secret) = credential {
-                let field = format!("ModelTier {name}: spec.provider.credential.secretKeyRef");
-                authorization = bearer(secrets.get(secret), &field, secret).map(Some);
-                if let Err(problem) = &authorization {
-                    problems.push(problem.clone());
-                }
+        let mut authorization = Ok(None);
+        let (chat, place) = match &tier.backend {
+            Backend::Service { name, port_name, port: _ } => {
+                let port = (table.namespace.clone(), name.clone(), port_name.clone().unwrap_or_default());
+                (Uri::from_static("/v1/chat/completions"), Place::Service(port))
             }
-        }
+            Backend::Url { base_url, credential } => {
+                if let Some(secret) = credential {
+                    let field = format!("ModelTier {name}: spec.provider.credential.secretKeyRef");
+                    authorization = bearer(secrets.get(secret), &field, secret).map(Some);
+                    if let Err(problem) = &authorization {
+                        problems.push(problem.clone());
+                    }
+                }
+                let (chat, endpoint) = at_url(base_url)
+                    .map_err(|problem| Refused::Part(format!("tier {name}: baseURL {base_url}: {problem}")))?;
+                let known = old.and_then(|old| if let Place::Fixed(at) = &old.place { Some(at.clone()) } else { None });
+                (chat, Place::Fixed(known.unwrap_or_else(|| Arc::new(endpoint))))
+            }
+        };
         let circuit = old.map_or_else(Arc::default, |o| o.circuit.clone());
-        let upstream = Upstream { name: name.clone(), tier: tier.clone(), url, authorization, circuit, fixed };
+        let upstream = Upstream { name: name.clone(), tier: tier.clone(), chat, authorization, circuit, place };
         tiers.insert(name.clone(), Arc::new(upstream));
     }
     Ok(tiers)
+}
+
+/// The path of chat completions below a base URL, and the endpoint that it names.
+fn at_url(base: &str) -> Result<(Uri, Endpoint), String> {
+    let url: Uri = base.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+    let endpoint = Endpoint::of_url(&url).ok_or("it has no host")?;
+    let chat = format!("{}/chat/completions", url.path().trim_end_matches('/'));
+    Ok((chat.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?, endpoint))
 }
 
 fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<HeaderValue, Problem> {

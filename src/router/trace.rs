@@ -1,10 +1,10 @@
 //! What happened to one request, step by step: for the reply's headers, the access log and the metrics.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use super::answer::Usage;
 use super::money::Money;
+use super::route::Leg;
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +19,24 @@ pub enum Ending {
     Skipped(&'static str),
 }
 
+impl Ending {
+    /// The verdict, and why it was no other: as logs and metrics have them.
+    #[must_use]
+    pub const fn words(&self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Accepted => ("accepted", None),
+            Self::Escalated(gate) => ("escalated", Some(gate)),
+            Self::Failed(reason) => ("failed", Some(reason)),
+            Self::Skipped(reason) => ("skipped", Some(reason)),
+        }
+    }
+}
+
 /// One tier of one step.
-#[derive(Debug, Clone)]
-pub struct StepTrace {
-    /// Name of the step.
-    pub step: String,
-    /// Name of the tier.
-    pub tier: String,
+#[derive(Clone)]
+pub struct StepTrace<'s> {
+    /// The step and the tier.
+    pub leg: &'s Leg,
     /// How it ended.
     pub ending: Ending,
     /// Score of the confidence gate, where it was judged.
@@ -39,10 +50,10 @@ pub struct StepTrace {
 }
 
 /// All steps of a request.
-#[derive(Debug, Clone, Default)]
-pub struct Trace(pub Vec<StepTrace>);
+#[derive(Clone, Default)]
+pub struct Trace<'s>(pub Vec<StepTrace<'s>>);
 
-impl Trace {
+impl Trace<'_> {
     /// Cost of all legs.
     #[must_use]
     pub fn cost(&self) -> Money {
@@ -55,13 +66,15 @@ impl Trace {
         let mut text = String::new();
         for (index, each) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { " " };
-            // Writing to a String cannot fail.
-            let _ = match each.ending {
-                Ending::Accepted => write!(text, "{separator}{}:accepted", each.step),
-                Ending::Escalated(gate) => write!(text, "{separator}{}:escalated({gate})", each.step),
-                Ending::Failed(reason) => write!(text, "{separator}{}:failed({reason})", each.step),
-                Ending::Skipped(reason) => write!(text, "{separator}{}:skipped({reason})", each.step),
-            };
+            let (verdict, reason) = each.ending.words();
+            for part in [separator, &each.leg.step, ":", verdict] {
+                text.push_str(part);
+            }
+            if let Some(reason) = reason {
+                for part in ["(", reason, ")"] {
+                    text.push_str(part);
+                }
+            }
         }
         text
     }

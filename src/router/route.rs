@@ -1,0 +1,141 @@
+//! Where requests go, with all that can be known before one comes: the path, its gates compiled, its tiers, its counters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::gates::{CompiledGate, compile_all};
+use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
+use super::snapshot::{Refused, Upstream};
+use crate::api::types::{DataClass, Risk};
+use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
+
+/// A workload, or a Public tier by its name.
+pub struct Route {
+    /// Name for logs and metrics.
+    pub workload: String,
+    /// Accountable team, `-` for a tier by its name.
+    pub owner: String,
+    /// What may be returned when no answer passed.
+    pub risk: Risk,
+    /// How sensitive the data is.
+    pub data_class: DataClass,
+    /// The path as the table has it.
+    pub path: Path,
+    /// What it is made of: one a step of the path.
+    pub stages: Vec<Stage>,
+    /// Counters of the workload.
+    pub metrics: WorkloadMetrics,
+}
+
+/// A step, ready to be taken.
+pub struct Stage {
+    /// Its gates.
+    pub gates: Gates,
+    /// Its tiers, in the order in which they are asked.
+    pub legs: Vec<Leg>,
+}
+
+/// One tier of one step.
+pub struct Leg {
+    /// Name of the step.
+    pub step: String,
+    /// The tier.
+    pub upstream: Arc<Upstream>,
+    /// Counters of the leg.
+    pub metrics: LegMetrics,
+}
+
+type Gates = Arc<[CompiledGate]>;
+type Tiers = BTreeMap<String, Arc<Upstream>>;
+
+/// The routes of a table: of its workloads in their order, and of its Public tiers by name.
+pub struct Routes {
+    workloads: Vec<Route>,
+    tiers: BTreeMap<String, Route>,
+}
+
+impl Routes {
+    /// Compiles the routes of a table.
+    ///
+    /// # Errors
+    /// When a path or tier is missing, or a gate does not compile.
+    pub fn compile(table: &RoutingTable, tiers: &Tiers, metrics: &Metrics) -> Result<Self, Refused> {
+        let gates: BTreeMap<&str, Vec<Gates>> = table
+            .paths
+            .iter()
+            .map(|(name, path)| {
+                let steps: Result<Vec<_>, _> = path.steps.iter().map(|step| compile_all(&step.accept)).collect();
+                let steps = steps.map_err(|e| Refused::Part(format!("path {name}: {e}")))?;
+                Ok((name.as_str(), steps.into_iter().map(Arc::from).collect()))
+            })
+            .collect::<Result<_, Refused>>()?;
+        let compiler = Compiler { table, gates, tiers, metrics };
+        let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
+        let public = table.tiers.iter().filter(|(_, tier)| tier.public);
+        let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
+        Ok(Self { workloads, tiers })
+    }
+
+    /// The route of a workload, by its index in the table.
+    #[must_use]
+    pub fn workload(&self, index: usize) -> Option<&Route> {
+        self.workloads.get(index)
+    }
+
+    /// The route of a Public tier that a client named.
+    #[must_use]
+    pub fn tier(&self, name: &str) -> Option<&Route> {
+        self.tiers.get(name)
+    }
+}
+
+struct Compiler<'a> {
+    table: &'a RoutingTable,
+    gates: BTreeMap<&'a str, Vec<Gates>>,
+    tiers: &'a Tiers,
+    metrics: &'a Metrics,
+}
+
+impl Compiler<'_> {
+    fn workload(&self, workload: &Workload) -> Result<Route, Refused> {
+        let (path, stages) = self.path(&format!("workload {}", workload.name), &workload.name, &workload.path)?;
+        Ok(Route {
+            workload: workload.name.clone(),
+            owner: workload.owner.clone(),
+            risk: workload.risk,
+            data_class: workload.data_class,
+            path,
+            stages,
+            metrics: self.metrics.workload(&workload.name),
+        })
+    }
+
+    fn tier(&self, tier: &str) -> Result<Route, Refused> {
+        let workload = tier_path(tier);
+        let (path, stages) = self.path(&format!("Public tier {tier}"), &workload, &workload)?;
+        let metrics = self.metrics.workload(&workload);
+        let (risk, data_class) = (Risk::Medium, DataClass::Internal);
+        Ok(Route { workload, owner: "-".into(), risk, data_class, path, stages, metrics })
+    }
+
+    fn path(&self, what: &str, workload: &str, name: &str) -> Result<(Path, Vec<Stage>), Refused> {
+        let (Some(path), Some(gates)) = (self.table.paths.get(name), self.gates.get(name)) else {
+            return Err(Refused::Part(format!("{what}: path {name} is not in the table")));
+        };
+        let stage = |(step, gates): (&Step, &Gates)| {
+            let legs: Result<_, Refused> =
+                step.tiers.iter().map(|tier| self.leg(workload, name, step, tier, gates)).collect();
+            Ok(Stage { gates: gates.clone(), legs: legs? })
+        };
+        let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
+        Ok((path.clone(), stages?))
+    }
+
+    fn leg(&self, workload: &str, path: &str, step: &Step, tier: &str, gates: &[CompiledGate]) -> Result<Leg, Refused> {
+        let upstream = self.tiers.get(tier).cloned();
+        let upstream =
+            upstream.ok_or_else(|| Refused::Part(format!("path {path}: tier {tier} is not in the table")))?;
+        let metrics = self.metrics.leg(workload, &step.name, tier, gates.iter().map(CompiledGate::name));
+        Ok(Leg { step: step.name.clone(), upstream, metrics })
+    }
+}
