@@ -272,7 +272,7 @@ async fn a_table_is_swapped_under_load_without_a_failure_and_a_wrong_one_is_refu
     });
     for round in 0..50 {
         let mut new = table(small.port, large.port);
-        new["paths"]["up"]["steps"][0]["accept"][0]["confidence"]["atLeast"] =
+        new["paths"]["up"]["steps"][0]["accept"][0]["check"]["confidence"]["atLeast"] =
             serde_json::json!(-0.4 - f64::from(round));
         router.table.send(Some(Arc::from(new.to_string()))).unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -280,7 +280,8 @@ async fn a_table_is_swapped_under_load_without_a_failure_and_a_wrong_one_is_refu
     assert_eq!(load.await.unwrap(), 0);
     let before = get(router.admin, "/table").await.header("x-smallfirst-table-hash").to_owned();
     let mut wrong = table(small.port, large.port);
-    wrong["paths"]["up"]["steps"][0]["accept"] = serde_json::json!([{"match": "("}]);
+    wrong["paths"]["up"]["steps"][0]["accept"] =
+        serde_json::json!([{"onMissing": "Escalate", "required": false, "check": {"match": "("}}]);
     for refused in
         [wrong.to_string(), "{".to_owned(), wrong.to_string().replace("\"formatVersion\":1", "\"formatVersion\":2")]
     {

@@ -115,16 +115,19 @@ pub enum Entry {
 
 /// One gate: exactly one kind of check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, confidence, grounded, match and notMatch"))]
+#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match and notMatch"))]
 #[serde(rename_all = "camelCase")]
 pub struct Gate {
     /// Accept only answers that ended for one of these reasons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub finish_reason: Option<Vec<FinishReason>>,
-    /// Accept only answers that are valid JSON under a schema. An answer that fails this gate is never returned.
+    /// Accept only answers that are valid JSON under a schema. An answer that fails this gate is not returned unless `required` is false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub json_schema: Option<JsonSchemaGate>,
+    /// Accept only answers whose tool calls name tools of the request, with arguments that are valid under their parameters; and that call one when the request says that they must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Empty>,
     /// Accept only answers whose tokens the model was sure of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<ConfidenceGate>,
@@ -137,6 +140,22 @@ pub struct Gate {
     /// Accept only answers that do not match a regular expression, such as refusals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_match: Option<RegexGate>,
+    /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON.
+    #[serde(default)]
+    pub on_missing: OnMissing,
+    /// Whether an answer that fails this gate is never returned, not even for want of a better one. Default: true for jsonSchema and toolCalls, else false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+}
+
+/// What a gate says of an answer that lacks what it looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OnMissing {
+    /// It fails.
+    #[default]
+    Escalate,
+    /// It passes.
+    Accept,
 }
 
 /// Why a model stopped, as in OpenAI's `finish_reason`.

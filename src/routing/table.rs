@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::escalation_path::{
-    ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted,
+    ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted, OnMissing,
 };
 use crate::api::model_tier::Capability;
 use crate::api::routing_policy::AccessLogFormat;
@@ -153,8 +153,20 @@ pub struct Step {
 
 /// One gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gate {
+    /// What it looks at.
+    pub check: Check,
+    /// What it says when there is nothing to look at.
+    pub on_missing: OnMissing,
+    /// Whether an answer that fails it is never returned.
+    pub required: bool,
+}
+
+/// What a gate looks at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
-pub enum Gate {
+pub enum Check {
     /// The answer ended for one of these reasons.
     FinishReason(Vec<FinishReason>),
     /// The answer is valid under a schema. `None`: the request's own, if it has one.
@@ -173,6 +185,8 @@ pub enum Gate {
         /// Lowest score that passes.
         at_least: f64,
     },
+    /// Tool calls are what the request's tools allow.
+    ToolCalls {},
     /// Values occur in the request.
     Grounded {
         /// JSON pointers.

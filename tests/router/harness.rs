@@ -158,7 +158,7 @@ pub fn table(small: u16, large: u16) -> serde_json::Value {
             "failoverOn": ["Unreachable", "Timeout", "RateLimited", "ServerError", "Degraded", "ContextOverflow"]
         })
     };
-    let gate = serde_json::json!([{"confidence": {"measure": "MeanLogprob", "quantile": null, "scope": "All", "atLeast": -0.4}}]);
+    let gate = serde_json::json!([{"onMissing": "Escalate", "required": false, "check": {"confidence": {"measure": "MeanLogprob", "quantile": null, "scope": "All", "atLeast": -0.4}}}]);
     let workload = |name: &str, risk: &str, data: &str, path: &str| {
         serde_json::json!({
             "name": name, "owner": "team", "risk": risk, "dataClass": data, "models": [name], "headers": [],

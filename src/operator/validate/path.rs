@@ -14,7 +14,7 @@ use crate::api::types::{Duration, LocalRef, ModelClass};
 use crate::api::{EscalationPath, ModelTier};
 use crate::operator::observe::Observed;
 use crate::router::gates::CompiledGate;
-use crate::routing::table::{self, Gate};
+use crate::routing::table::{self, Check, Gate};
 
 /// Tiers that steps can resolve to, with their entries in the table.
 pub(super) type Tiers = BTreeMap<String, table::Tier>;
@@ -230,29 +230,43 @@ fn positive(problems: &mut Problems, field: &str, duration: &Duration) -> u64 {
 }
 
 fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Option<Gate> {
-    let api::Gate { finish_reason, json_schema, confidence, grounded, matches, not_match } = gate;
-    let compiled: Vec<(&str, Gate)> = [
-        finish_reason.as_ref().map(|reasons| ("finishReason", Gate::FinishReason(reasons.clone()))),
+    let api::Gate {
+        finish_reason,
+        json_schema,
+        tool_calls,
+        confidence,
+        grounded,
+        matches,
+        not_match,
+        on_missing,
+        required,
+    } = gate;
+    let compiled: Vec<(&str, Check)> = [
+        finish_reason.as_ref().map(|reasons| ("finishReason", Check::FinishReason(reasons.clone()))),
         json_schema.as_ref().map(|gate| ("jsonSchema.inline", compile_schema(problems, field, gate))),
+        tool_calls.as_ref().map(|_| ("toolCalls", Check::ToolCalls {})),
         confidence.as_ref().map(|gate| ("confidence", compile_confidence(problems, field, gate))),
         grounded.as_ref().map(|gate| ("grounded", compile_grounded(problems, field, gate))),
-        matches.as_ref().map(|gate| ("match.regex", Gate::Match(gate.regex.clone()))),
-        not_match.as_ref().map(|gate| ("notMatch.regex", Gate::NotMatch(gate.regex.clone()))),
+        matches.as_ref().map(|gate| ("match.regex", Check::Match(gate.regex.clone()))),
+        not_match.as_ref().map(|gate| ("notMatch.regex", Check::NotMatch(gate.regex.clone()))),
     ]
     .into_iter()
     .flatten()
     .collect();
     // As the router will, so that no table is published that a router refuses.
-    for (kind, gate) in &compiled {
-        if let Err(error) = CompiledGate::compile(gate) {
+    for (kind, check) in &compiled {
+        if let Err(error) = CompiledGate::check(check) {
             problems.add(REASON_INVALID, format!("{field}.{kind}"), one_line(&error));
         }
     }
-    match <[(&str, Gate); 1]>::try_from(compiled) {
-        Ok([(_, gate)]) => Some(gate),
+    match <[(&str, Check); 1]>::try_from(compiled) {
+        Ok([(_, check)]) => {
+            let required = required.unwrap_or(matches!(check, Check::JsonSchema { .. } | Check::ToolCalls {}));
+            Some(Gate { check, on_missing: *on_missing, required })
+        }
         Err(_) => {
-            let problem =
-                "exactly one of finishReason, jsonSchema, confidence, grounded, match and notMatch must be set";
+            let problem = "exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match and \
+                           notMatch must be set";
             problems.add(REASON_INVALID, field, problem);
             None
         }
@@ -264,22 +278,22 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn compile_schema(problems: &mut Problems, field: &str, gate: &api::JsonSchemaGate) -> Gate {
+fn compile_schema(problems: &mut Problems, field: &str, gate: &api::JsonSchemaGate) -> Check {
     if gate.from_request.is_some() == gate.inline.is_some() {
         let problem = "exactly one of fromRequest and inline must be set";
         problems.add(REASON_INVALID, format!("{field}.jsonSchema"), problem);
     }
-    Gate::JsonSchema { inline: gate.inline.clone() }
+    Check::JsonSchema { inline: gate.inline.clone() }
 }
 
-fn compile_confidence(problems: &mut Problems, field: &str, gate: &api::ConfidenceGate) -> Gate {
+fn compile_confidence(problems: &mut Problems, field: &str, gate: &api::ConfidenceGate) -> Check {
     let field = format!("{field}.confidence");
     let needs_quantile = gate.measure == api::ConfidenceMeasure::LogprobQuantile;
     if needs_quantile != gate.quantile.is_some() {
         let problem = "must be set with measure LogprobQuantile, and only with it";
         problems.add(REASON_INVALID, format!("{field}.quantile"), problem);
     }
-    Gate::Confidence {
+    Check::Confidence {
         measure: gate.measure,
         quantile: gate.quantile.as_ref().map(|q| problems.parsed(format!("{field}.quantile"), q.value())),
         scope: gate.scope,
@@ -287,12 +301,12 @@ fn compile_confidence(problems: &mut Problems, field: &str, gate: &api::Confiden
     }
 }
 
-fn compile_grounded(problems: &mut Problems, field: &str, gate: &api::GroundedGate) -> Gate {
+fn compile_grounded(problems: &mut Problems, field: &str, gate: &api::GroundedGate) -> Check {
     for (k, pointer) in gate.pointers.iter().enumerate() {
         if !pointer.is_empty() && !pointer.starts_with('/') {
             let problem = format!("{pointer:?} is not a JSON pointer: it must be empty or start with \"/\"");
             problems.add(REASON_INVALID, format!("{field}.grounded.pointers[{k}]"), problem);
         }
     }
-    Gate::Grounded { pointers: gate.pointers.clone(), normalize: gate.normalize }
+    Check::Grounded { pointers: gate.pointers.clone(), normalize: gate.normalize }
 }

@@ -12,6 +12,7 @@
 //! the answer bad.
 //! Errors say where, never what: an upstream's body echoes prompts and keys.
 
+mod calls;
 mod frames;
 mod read;
 mod strip;
@@ -64,10 +65,19 @@ pub struct Choice {
     pub refusal: Option<String>,
     /// Why it ended; `None` if not said, or for a reason that OpenAI does not have.
     pub finish_reason: Option<FinishReason>,
-    /// Whether it calls tools (or an older function).
-    pub has_tool_calls: bool,
+    /// Tools (or the older functions) that it calls, in order.
+    pub tool_calls: Vec<ToolCall>,
     /// Tokens with log probabilities, where the upstream gave them. Tokens of reasoning are left out.
     pub tokens: Option<Tokens>,
+}
+
+/// One call of a tool. What is not as it should be is empty: a gate judges it, not the reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Name of the tool.
+    pub name: String,
+    /// Arguments as JSON text, or the input of a custom tool.
+    pub arguments: String,
 }
 
 /// Tokens of a choice.

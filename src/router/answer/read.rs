@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::calls;
 use super::tokens::{self, TokenList};
 use super::{Answer, AnswerError, Choice, Usage};
 use crate::api::escalation_path::FinishReason;
@@ -40,10 +40,10 @@ struct Message<'a> {
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
     refusal: Option<Text<'a>>,
-    #[serde(default)]
-    tool_calls: Option<Vec<IgnoredAny>>,
-    #[serde(default)]
-    function_call: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    tool_calls: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    function_call: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -190,8 +190,8 @@ impl Part {
             if let Some(text) = message.refusal {
                 self.choice.refusal.get_or_insert_default().push_str(&text.0);
             }
-            let calls = message.tool_calls.is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();
-            self.choice.has_tool_calls |= calls;
+            calls::extend(&mut self.choice.tool_calls, message.tool_calls.as_deref().unwrap_or_default());
+            calls::extend_by_function(&mut self.choice.tool_calls, message.function_call);
         }
         if let Ended::Yes(reason) = from.finish_reason {
             self.ended = true;

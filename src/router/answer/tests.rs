@@ -91,12 +91,12 @@ fn lenient_where_nothing_is_lost() {
     assert_eq!(refusal.choices[0].text(), "No.");
     for calls in [json!({"tool_calls": [{"id": 1}]}), json!({"content": null, "function_call": {"name": "f"}})] {
         let answer = read(&json!({"choices": [{"message": calls, "finish_reason": "tool_calls"}]})).expect("an answer");
-        assert!(answer.choices[0].has_tool_calls);
+        assert_eq!(answer.choices[0].tool_calls.len(), 1);
     }
     let empty =
         read(&json!({"choices": [{"message": {"content": "a", "tool_calls": []}, "logprobs": {"content": []}}]}));
     let empty = empty.expect("an answer");
-    assert_eq!((empty.choices[0].has_tool_calls, &empty.choices[0].tokens), (false, &None));
+    assert_eq!((!empty.choices[0].tool_calls.is_empty(), &empty.choices[0].tokens), (false, &None));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_stream_says_what_its_completion_says() {
     assert_eq!(answer.choices[0].finish_reason, Some(FinishReason::Length));
     let tokens = answer.choices[0].tokens.as_ref().expect("tokens");
     assert_eq!(tokens.list.iter().map(|t| (t.start, t.end)).collect::<Vec<_>>(), [(0, 2), (2, 3)]);
-    assert!(answer.choices[1].has_tool_calls);
+    assert_eq!(answer.choices[1].tool_calls.len(), 1);
     assert_eq!(answer.usage, Some(Usage { prompt: 1, cached: 0, completion: 2 }));
     // [DONE] may be missing; finish_reason may not.
     assert_eq!(Answer::from_stream(&stream[..6]).as_ref(), Ok(&answer));

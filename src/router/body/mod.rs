@@ -10,6 +10,7 @@
 mod fields;
 mod messages;
 mod rewrite;
+mod tools;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use fields::{flag, integer, list, present, response_format, stream_options, string};
 use messages::Messages;
 pub use rewrite::Inject;
+pub use tools::{Tool, ToolChoice};
 
 /// A request that the caller must mend (400).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +82,7 @@ pub struct Peek<'a> {
 }
 
 /// The fields that are read, in the order of [`Slots`].
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 14] = [
     "messages",
     "model",
     "stream",
@@ -93,6 +95,8 @@ const FIELDS: [&str; 12] = [
     "response_format",
     "logprobs",
     "top_logprobs",
+    "tool_choice",
+    "function_call",
 ];
 const MESSAGES: usize = 0;
 const MODEL: usize = 1;
@@ -106,6 +110,8 @@ const FUNCTIONS: usize = 8;
 const RESPONSE_FORMAT: usize = 9;
 const LOGPROBS: usize = 10;
 const TOP_LOGPROBS: usize = 11;
+const TOOL_CHOICE: usize = 12;
+const FUNCTION_CALL: usize = 13;
 
 /// Raw values of [`FIELDS`]; that of `messages` stays empty, its pass is in [`Messages`].
 type Slots<'a> = [Option<&'a RawValue>; FIELDS.len()];
@@ -178,6 +184,12 @@ impl Peek<'_> {
         let bytes = self.messages.text_bytes + raw.map(str::len).sum::<usize>();
         let frames = 4 * self.messages.count() + 1_000 * self.messages.other_parts;
         u64::try_from(bytes.div_ceil(4) + frames).unwrap_or(u64::MAX)
+    }
+
+    /// The tools on offer, and whether one must be called. Parsed anew at each call: call it only for a gate.
+    #[must_use]
+    pub fn tools_offered(&self) -> (Vec<Tool<'_>>, ToolChoice) {
+        tools::offered(&self.slots)
     }
 
     /// Text of all messages, one after the other on lines of their own. Decoded anew at each call: call it only for a

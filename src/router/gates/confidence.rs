@@ -47,9 +47,9 @@ impl Confidence {
 
     pub(super) fn judge(&self, choice: &Choice) -> Finding {
         match self.score(choice) {
-            Err(why) => Finding::fail(why),
+            Err(what) => Finding::missing(what),
             Ok(score) => {
-                Finding { score: Some(score), failure: (score < self.at_least).then_some("below the threshold".into()) }
+                Finding { score: Some(score), ..Finding::pass_if(score >= self.at_least, "below the threshold") }
             }
         }
     }

@@ -6,20 +6,21 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::router::body::Peek;
+use crate::router::body::{Peek, Tool, ToolChoice};
 
 /// The request that an answer is judged against. One for all steps of a request.
 #[derive(Debug)]
 pub struct RequestContext<'a> {
     peek: &'a Peek<'a>,
     text: OnceLock<String>,
+    tools: OnceLock<(Vec<Tool<'a>>, ToolChoice)>,
 }
 
 impl<'a> RequestContext<'a> {
     /// The context of a request.
     #[must_use]
     pub const fn new(peek: &'a Peek<'a>) -> Self {
-        Self { peek, text: OnceLock::new() }
+        Self { peek, text: OnceLock::new(), tools: OnceLock::new() }
     }
 
     /// The schema of `response_format`, as JSON text.
@@ -32,6 +33,18 @@ impl<'a> RequestContext<'a> {
     #[must_use]
     pub const fn max_tokens(&self) -> Option<u64> {
         self.peek.max_tokens
+    }
+
+    /// The tools that the request offers.
+    #[must_use]
+    pub fn tools(&self) -> &[Tool<'a>] {
+        &self.tools.get_or_init(|| self.peek.tools_offered()).0
+    }
+
+    /// What the request says of calling them.
+    #[must_use]
+    pub fn tool_choice(&self) -> &ToolChoice {
+        &self.tools.get_or_init(|| self.peek.tools_offered()).1
     }
 
     /// Text of all messages.

@@ -13,7 +13,7 @@ pub(super) struct FinishReasonGate(pub(super) Vec<FinishReason>);
 
 impl FinishReasonGate {
     pub(super) fn judge(&self, request: &RequestContext<'_>, usage: Option<Usage>, choice: &Choice) -> Finding {
-        let Some(reason) = choice.finish_reason else { return Finding::fail("no known finish reason") };
+        let Some(reason) = choice.finish_reason else { return Finding::missing("no known finish reason") };
         let asked_for = reason == FinishReason::Length
             && request.max_tokens().is_some_and(|most| usage.is_none_or(|usage| usage.completion >= most));
         Finding::pass_if(

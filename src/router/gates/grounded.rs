@@ -20,16 +20,16 @@ pub(super) struct Grounded {
 
 impl Grounded {
     pub(super) fn judge(&self, request: &RequestContext<'_>, content: &Content<'_>) -> Finding {
-        let Some(json) = content.json() else { return Finding::fail("the answer is not JSON") };
+        let Some(json) = content.json() else { return Finding::missing("the answer is not JSON") };
         let text = Haystack::new(request.text(), self.normalize);
         let mut found = 0;
         for pointer in &self.pointers {
-            let Some(value) = json.pointer(pointer) else { return Finding::fail("a pointer has no value") };
+            let Some(value) = json.pointer(pointer) else { return Finding::missing("a pointer has no value") };
             if !text.holds(value, &mut found) {
                 return Finding::fail("a value does not occur in the request");
             }
         }
-        Finding::pass_if(found > 0, "no value to look for")
+        if found > 0 { Finding::PASS } else { Finding::missing("no value to look for") }
     }
 }
 

@@ -63,7 +63,7 @@ impl JsonSchemaGate {
         }
         // As at OpenAI: a schema of the request speaks of the content only, and tool calls come instead of one.
         let Some(schema) = request.schema() else { return Finding::PASS };
-        if choice.has_tool_calls && choice.content.is_empty() {
+        if !choice.tool_calls.is_empty() && choice.content.is_empty() {
             return Finding::PASS;
         }
         match cached(schema).as_ref() {
@@ -110,7 +110,7 @@ thread_local! {
     static CACHE: RefCell<Vec<(Box<str>, Compiled)>> = const { RefCell::new(Vec::new()) };
 }
 
-fn cached(schema: &str) -> Compiled {
+pub(super) fn cached(schema: &str) -> Compiled {
     if schema.len() > MAX_REQUEST_SCHEMA_BYTES {
         return Rc::new(Err(format!("must have at most {MAX_REQUEST_SCHEMA_BYTES} bytes")));
     }

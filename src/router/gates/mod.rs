@@ -5,10 +5,11 @@
 //! [CompiledGate] + RequestContext + Answer --judge--> Judgement
 //! ```
 //! Gates run cheapest first and stop at the first failure. Missing evidence fails: a gate that cannot see what it must
-//! look at does not vouch for it. Of an answer with several choices every choice must pass.
+//! look at does not vouch for it, unless it says `onMissing: Accept`. Of an answer with several choices every choice
+//! must pass.
 //!
-//! `jsonSchema` is *required*: an answer that fails it is never returned. So it is judged even when a gate before it
-//! failed, because the answer may become the best one there is.
+//! An answer that fails a *required* gate (jsonSchema and toolCalls, unless told otherwise) is never returned. So such
+//! gates are judged even when a gate before them failed, because the answer may become the best one there is.
 //!
 //! A verdict's detail never quotes the answer: it goes into logs.
 
@@ -20,11 +21,11 @@ mod json_schema;
 mod leaves;
 mod schema_size;
 mod text_match;
+mod tool_calls;
 
-use std::borrow::Cow;
-
+use crate::api::escalation_path::OnMissing;
 use crate::router::answer::{Answer, Choice};
-use crate::routing::table::Gate;
+use crate::routing::table::{Check, Gate};
 
 pub use context::RequestContext;
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
@@ -34,7 +35,11 @@ use context::Content;
 
 /// A gate, ready to judge.
 #[derive(Debug)]
-pub struct CompiledGate(Kind);
+pub struct CompiledGate {
+    kind: Kind,
+    on_missing: OnMissing,
+    required: bool,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -43,19 +48,20 @@ enum Kind {
     Confidence(confidence::Confidence),
     Grounded(grounded::Grounded),
     JsonSchema(json_schema::JsonSchemaGate),
+    ToolCalls,
 }
 
 /// What one gate found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// Name of the gate: `finishReason`, `jsonSchema`, `confidence`, `grounded`, `match`, `notMatch`.
+    /// Name of the gate as in the API.
     pub gate: &'static str,
     /// Whether the answer passed.
     pub passed: bool,
     /// What was measured, for gates that measure; of several choices the lowest.
     pub score: Option<f64>,
     /// Why it failed, empty if it passed. Never a part of the answer.
-    pub detail: Cow<'static, str>,
+    pub detail: &'static str,
 }
 
 /// What all gates found.
@@ -74,17 +80,23 @@ pub struct Judgement {
 /// What a gate says of one choice: its score if it has one, and why it fails if it does.
 struct Finding {
     score: Option<f64>,
-    failure: Option<Cow<'static, str>>,
+    failure: Option<&'static str>,
+    /// The failure is that there was nothing to look at.
+    missing: bool,
 }
 
 impl Finding {
-    const PASS: Self = Self { score: None, failure: None };
+    const PASS: Self = Self { score: None, failure: None, missing: false };
 
-    fn fail(why: impl Into<Cow<'static, str>>) -> Self {
-        Self { score: None, failure: Some(why.into()) }
+    const fn fail(why: &'static str) -> Self {
+        Self { score: None, failure: Some(why), missing: false }
     }
 
-    fn pass_if(passes: bool, why: &'static str) -> Self {
+    const fn missing(what: &'static str) -> Self {
+        Self { score: None, failure: Some(what), missing: true }
+    }
+
+    const fn pass_if(passes: bool, why: &'static str) -> Self {
         if passes { Self::PASS } else { Self::fail(why) }
     }
 }
@@ -95,37 +107,52 @@ impl CompiledGate {
     /// # Errors
     /// A regular expression or a schema that is wrong or too large; the text says which and why.
     pub fn compile(gate: &Gate) -> Result<Self, String> {
-        Ok(Self(match gate {
-            Gate::FinishReason(reasons) => Kind::FinishReason(finish_reason::FinishReasonGate(reasons.clone())),
-            Gate::JsonSchema { inline } => Kind::JsonSchema(json_schema::JsonSchemaGate::compile(inline.as_deref())?),
-            Gate::Confidence { measure, quantile, scope, at_least } => {
+        let Gate { check, on_missing, required } = gate;
+        Ok(Self { kind: Self::kind(check)?, on_missing: *on_missing, required: *required })
+    }
+
+    /// Whether a check of a table compiles.
+    ///
+    /// # Errors
+    /// As for [`compile`](Self::compile).
+    pub fn check(check: &Check) -> Result<(), String> {
+        Self::kind(check).map(drop)
+    }
+
+    fn kind(check: &Check) -> Result<Kind, String> {
+        Ok(match check {
+            Check::FinishReason(reasons) => Kind::FinishReason(finish_reason::FinishReasonGate(reasons.clone())),
+            Check::JsonSchema { inline } => Kind::JsonSchema(json_schema::JsonSchemaGate::compile(inline.as_deref())?),
+            Check::Confidence { measure, quantile, scope, at_least } => {
                 Kind::Confidence(confidence::Confidence::compile(*measure, *quantile, *scope, *at_least)?)
             }
-            Gate::Grounded { pointers, normalize } => {
+            Check::Grounded { pointers, normalize } => {
                 Kind::Grounded(grounded::Grounded { pointers: pointers.clone(), normalize: *normalize })
             }
-            Gate::Match(regex) => Kind::Match(text_match::TextMatch::compile(regex, true)?),
-            Gate::NotMatch(regex) => Kind::Match(text_match::TextMatch::compile(regex, false)?),
-        }))
+            Check::Match(regex) => Kind::Match(text_match::TextMatch::compile(regex, true)?),
+            Check::NotMatch(regex) => Kind::Match(text_match::TextMatch::compile(regex, false)?),
+            Check::ToolCalls {} => Kind::ToolCalls,
+        })
     }
 
     /// Name of the gate as in the API.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match &self.0 {
+        match &self.kind {
             Kind::FinishReason(_) => "finishReason",
             Kind::Match(gate) if gate.wanted => "match",
             Kind::Match(_) => "notMatch",
             Kind::Confidence(_) => "confidence",
             Kind::Grounded(_) => "grounded",
             Kind::JsonSchema(_) => "jsonSchema",
+            Kind::ToolCalls => "toolCalls",
         }
     }
 
     /// Alternatives per token that must be asked for, if the gate looks at log probabilities.
     #[must_use]
     pub const fn needs_logprobs(&self) -> Option<u8> {
-        match &self.0 {
+        match &self.kind {
             Kind::Confidence(gate) => Some(gate.alternatives()),
             _ => None,
         }
@@ -135,37 +162,40 @@ impl CompiledGate {
     /// [`validate_request_schema`] must be asked before the request is sent anywhere.
     #[must_use]
     pub const fn needs_request_schema(&self) -> bool {
-        matches!(&self.0, Kind::JsonSchema(gate) if gate.is_of_request())
+        matches!(&self.kind, Kind::JsonSchema(gate) if gate.is_of_request())
     }
 
     /// Rank in the order of judging, cheapest first: sorted by this when a table is loaded, and stable, so that gates
     /// of one kind stay in the order of the manifest.
     #[must_use]
     pub const fn cost(&self) -> u8 {
-        match &self.0 {
+        match &self.kind {
             Kind::FinishReason(_) => 0,
             Kind::Confidence(_) => 1,
             Kind::Match(_) => 2,
             Kind::JsonSchema(_) => 3,
-            Kind::Grounded(_) => 4,
+            Kind::ToolCalls => 4,
+            Kind::Grounded(_) => 5,
         }
     }
 
     /// Whether an answer that fails this gate is never returned.
     #[must_use]
     pub const fn required(&self) -> bool {
-        matches!(self.0, Kind::JsonSchema(_))
+        self.required
     }
 
     fn verdict(&self, request: &RequestContext<'_>, answer: &Answer, contents: &[Content<'_>]) -> Verdict {
-        let mut verdict = Verdict { gate: self.name(), passed: true, score: None, detail: Cow::Borrowed("") };
+        let mut verdict = Verdict { gate: self.name(), passed: true, score: None, detail: "" };
         for (choice, content) in answer.choices.iter().zip(contents) {
             let finding = self.finding(request, answer, choice, content);
             verdict.score = match (verdict.score, finding.score) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            if let Some(why) = finding.failure {
+            if let Some(why) = finding.failure
+                && !(finding.missing && self.on_missing == OnMissing::Accept)
+            {
                 verdict.passed = false;
                 verdict.detail = why;
                 break;
@@ -181,12 +211,13 @@ impl CompiledGate {
         choice: &Choice,
         content: &Content<'_>,
     ) -> Finding {
-        match &self.0 {
+        match &self.kind {
             Kind::FinishReason(gate) => gate.judge(request, answer.usage, choice),
             Kind::Match(gate) => gate.judge(choice),
             Kind::Confidence(gate) => gate.judge(choice),
             Kind::Grounded(gate) => gate.judge(request, content),
             Kind::JsonSchema(gate) => gate.judge(request, choice, content),
+            Kind::ToolCalls => tool_calls::judge(request, choice),
         }
     }
 }

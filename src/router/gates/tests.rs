@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::escalation_path::{ConfidenceMeasure, ConfidenceScope, FinishReason};
-use crate::router::answer::{Answer, Token, Tokens, Usage};
+use crate::router::answer::{Answer, Token, Tokens, ToolCall, Usage};
 use crate::router::body::peek;
 
 fn request(text: &str, rest: Value) -> Bytes {
@@ -33,34 +33,45 @@ fn with_tokens(pieces: &[(&str, f64)]) -> Answer {
     answer
 }
 
-fn judge_with(gates: &[Gate], body: &Bytes, answer: &Answer) -> Judgement {
+fn judge_with(gates: &[Check], body: &Bytes, answer: &Answer) -> Judgement {
     let peek = peek(body).expect("a request");
-    judge(&compile_all(gates).expect("gates"), &RequestContext::new(&peek), answer)
+    let gates: Vec<Gate> = gates.iter().cloned().map(gate).collect();
+    judge(&compile_all(&gates).expect("gates"), &RequestContext::new(&peek), answer)
+}
+
+fn compiled(check: Check) -> Result<CompiledGate, String> {
+    CompiledGate::compile(&gate(check))
+}
+
+/// A gate with the API's defaults.
+fn gate(check: Check) -> Gate {
+    let required = matches!(check, Check::JsonSchema { .. } | Check::ToolCalls {});
+    Gate { check, on_missing: OnMissing::Escalate, required }
 }
 
 /// The verdict of one gate on a plain request: its detail if it failed.
-fn failure(gate: Gate, body: &Bytes, answer: &Answer) -> Option<String> {
+fn failure(gate: Check, body: &Bytes, answer: &Answer) -> Option<String> {
     let judgement = judge_with(&[gate], body, answer);
     let verdict = judgement.verdicts.first().expect("a verdict");
     assert_eq!(verdict.passed, judgement.accepted);
-    (!verdict.passed).then(|| verdict.detail.clone().into_owned())
+    (!verdict.passed).then(|| verdict.detail.to_owned())
 }
 
 fn plain() -> Bytes {
     request("hi", Value::Null)
 }
 
-fn inline(schema: &Value) -> Gate {
-    Gate::JsonSchema { inline: Some(schema.to_string()) }
+fn inline(schema: &Value) -> Check {
+    Check::JsonSchema { inline: Some(schema.to_string()) }
 }
 
-fn confidence(measure: ConfidenceMeasure, scope: Option<ConfidenceScope>, at_least: f64) -> Gate {
-    Gate::Confidence { measure, quantile: None, scope, at_least }
+fn confidence(measure: ConfidenceMeasure, scope: Option<ConfidenceScope>, at_least: f64) -> Check {
+    Check::Confidence { measure, quantile: None, scope, at_least }
 }
 
 #[test]
 fn finish_reason_spares_the_clients_own_limit() {
-    let stop = || Gate::FinishReason(vec![FinishReason::Stop, FinishReason::ToolCalls]);
+    let stop = || Check::FinishReason(vec![FinishReason::Stop, FinishReason::ToolCalls]);
     let mut long = answer("a");
     assert_eq!(failure(stop(), &plain(), &long), None);
     long.choices[0].finish_reason = Some(FinishReason::Length);
@@ -78,18 +89,18 @@ fn finish_reason_spares_the_clients_own_limit() {
 
 #[test]
 fn match_and_not_match_read_what_the_client_reads() {
-    let refusal = || Gate::NotMatch("(?i)^i('m| am) sorry".into());
+    let refusal = || Check::NotMatch("(?i)^i('m| am) sorry".into());
     assert_eq!(failure(refusal(), &plain(), &answer("Yes.")), None);
     assert_eq!(failure(refusal(), &plain(), &answer("I'm sorry.")).as_deref(), Some("the text matches"));
     let mut refused = answer("");
     refused.choices[0].refusal = Some("I am sorry.".into());
     assert_eq!(failure(refusal(), &plain(), &refused).as_deref(), Some("the text matches"));
-    let number = || Gate::Match(r"^\d+$".into());
+    let number = || Check::Match(r"^\d+$".into());
     assert_eq!(failure(number(), &plain(), &answer("42")), None);
     assert_eq!(failure(number(), &plain(), &answer("")).as_deref(), Some("the text does not match"));
     for wrong in ["(", r"(?=a)", r"\p{L}{500}{500}"] {
-        assert!(CompiledGate::compile(&Gate::Match(wrong.into())).expect_err(wrong).starts_with("match: "));
-        assert!(CompiledGate::compile(&Gate::NotMatch(wrong.into())).expect_err(wrong).starts_with("notMatch: "));
+        assert!(compiled(Check::Match(wrong.into())).expect_err(wrong).starts_with("match: "));
+        assert!(compiled(Check::NotMatch(wrong.into())).expect_err(wrong).starts_with("notMatch: "));
     }
 }
 
@@ -107,15 +118,15 @@ fn json_schema_judges_the_content_as_it_stands() {
     ] {
         assert_eq!(failure(inline(&schema), &plain(), &answer(content)).as_deref(), wanted, "{content}");
         let format = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
-        let from_request = Gate::JsonSchema { inline: None };
+        let from_request = Check::JsonSchema { inline: None };
         assert_eq!(failure(from_request, &request("hi", format), &answer(content)).as_deref(), wanted, "{content}");
     }
     // A request without a schema passes; so do tool calls under the request's schema, but not under the gate's.
-    assert_eq!(failure(Gate::JsonSchema { inline: None }, &plain(), &answer("hi")), None);
+    assert_eq!(failure(Check::JsonSchema { inline: None }, &plain(), &answer("hi")), None);
     let mut calls = answer("");
-    calls.choices[0].has_tool_calls = true;
+    calls.choices[0].tool_calls.push(ToolCall::default());
     let format = request("hi", json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}));
-    assert_eq!(failure(Gate::JsonSchema { inline: None }, &format, &calls), None);
+    assert_eq!(failure(Check::JsonSchema { inline: None }, &format, &calls), None);
     assert!(failure(inline(&schema), &plain(), &calls).is_some());
 }
 
@@ -136,7 +147,7 @@ fn wrong_schemas_are_named_and_nothing_is_fetched() {
         let error = validate_request_schema(schema).expect_err(schema);
         let why_not = if schema.contains("$ref") { "must refer by" } else { why };
         assert!(error.starts_with(why_not), "{schema}: {error}");
-        let error = CompiledGate::compile(&Gate::JsonSchema { inline: Some(schema.into()) }).expect_err(schema);
+        let error = compiled(Check::JsonSchema { inline: Some(schema.into()) }).expect_err(schema);
         assert!(error.starts_with(&format!("jsonSchema: {why}")), "{schema}: {error}");
     }
     let large = format!(r#"{{"description":"{}"}}"#, "x".repeat(MAX_REQUEST_SCHEMA_BYTES));
@@ -168,7 +179,7 @@ fn hostile_schemas_cost_neither_stack_nor_time() {
     ] {
         let format = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
         for content in ["{}", "[[1]]", &deep] {
-            let _ = failure(Gate::JsonSchema { inline: None }, &request("hi", format.clone()), &answer(content));
+            let _ = failure(Check::JsonSchema { inline: None }, &request("hi", format.clone()), &answer(content));
         }
     }
     let evil = json!({"pattern": "^(?=a)(a+)+$"});
@@ -205,7 +216,7 @@ fn a_schema_that_explodes_is_refused() {
     // An answer that was not asked about beforehand is failed, not judged.
     let format = json!({"response_format": {"type": "json_schema", "json_schema": {
         "schema": serde_json::from_str::<Value>(&chain(40, &pointer)).expect("JSON")}}});
-    let failure = failure(Gate::JsonSchema { inline: None }, &request("hi", format), &answer("1"));
+    let failure = failure(Check::JsonSchema { inline: None }, &request("hi", format), &answer("1"));
     assert_eq!(failure.as_deref(), Some("the request's schema is wrong"));
 }
 
@@ -255,7 +266,7 @@ fn recursion_with_branches_is_judged_in_time() {
         ),
     ] {
         let format = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
-        let _ = failure(Gate::JsonSchema { inline: None }, &request("hi", format), &answer(content));
+        let _ = failure(Check::JsonSchema { inline: None }, &request("hi", format), &answer(content));
     }
 }
 
@@ -265,7 +276,7 @@ fn grounded_values_occur_in_the_request() {
         "Order No. SKU-12 of 2025-11-24: 1,500.00 EUR, from Zürich. Reply as {\"city\": \"Bonn\"}.",
         Value::Null,
     );
-    let grounded = |pointers: &[&str], normalize| Gate::Grounded {
+    let grounded = |pointers: &[&str], normalize| Check::Grounded {
         pointers: pointers.iter().map(ToString::to_string).collect(),
         normalize,
     };
@@ -311,7 +322,7 @@ fn confidence_looks_at_the_tokens_in_scope() {
         ("}", -9.0),
         ("", -6.0),
     ]);
-    let score = |gate: Gate, answer: &Answer| judge_with(&[gate], &plain(), answer).verdicts.remove(0);
+    let score = |check: Check, answer: &Answer| judge_with(&[check], &plain(), answer).verdicts.remove(0);
     let values = Some(ConfidenceScope::Values);
     for (measure, scope, wanted) in [
         (MeanLogprob, values, -1.0),
@@ -325,10 +336,11 @@ fn confidence_looks_at_the_tokens_in_scope() {
         assert!(!score(confidence(measure, scope, wanted + 0.001), &answer).passed);
     }
     for (quantile, wanted) in [(0.0, -1.5), (0.25, -1.25), (0.5, -1.0), (1.0, -0.5)] {
-        let gate = Gate::Confidence { measure: LogprobQuantile, quantile: Some(quantile), scope: None, at_least: -9.0 };
-        assert_eq!(score(gate, &answer).score, Some(wanted));
+        let check =
+            Check::Confidence { measure: LogprobQuantile, quantile: Some(quantile), scope: None, at_least: -9.0 };
+        assert_eq!(score(check, &answer).score, Some(wanted));
     }
-    let missing = |gate: Gate, answer: &Answer| failure(gate, &plain(), answer).expect("a failure");
+    let missing = |check: Check, answer: &Answer| failure(check, &plain(), answer).expect("a failure");
     let lenient = |scope| confidence(MeanLogprob, scope, -1e9);
     assert_eq!(missing(lenient(None), &self::answer("hi")), "no log probabilities");
     assert_eq!(missing(lenient(values), &with_tokens(&[("hi", 0.0)])), "the answer is not JSON");
@@ -342,29 +354,26 @@ fn confidence_looks_at_the_tokens_in_scope() {
     let margin = confidence(FirstTokenMargin, Some(ConfidenceScope::All), -1e9);
     assert_eq!(missing(margin, &unaligned), "no alternatives to the first token");
 
-    for (gate, top) in
-        [(lenient(None), Some(1)), (confidence(FirstTokenMargin, None, 0.0), Some(2)), (Gate::Match("a".into()), None)]
+    for (check, top) in
+        [(lenient(None), Some(1)), (confidence(FirstTokenMargin, None, 0.0), Some(2)), (Check::Match("a".into()), None)]
     {
-        assert_eq!(CompiledGate::compile(&gate).expect("a gate").needs_logprobs(), top);
+        assert_eq!(compiled(check).expect("a gate").needs_logprobs(), top);
     }
     for quantile in [None, Some(1.1), Some(f64::NAN)] {
-        let gate = Gate::Confidence { measure: LogprobQuantile, quantile, scope: None, at_least: 0.0 };
-        assert!(CompiledGate::compile(&gate).is_err());
+        let check = Check::Confidence { measure: LogprobQuantile, quantile, scope: None, at_least: 0.0 };
+        assert!(compiled(check).is_err());
     }
-    assert!(
-        CompiledGate::compile(&lenient(None)).is_ok()
-            && CompiledGate::compile(&confidence(MinLogprob, None, f64::NAN)).is_err()
-    );
+    assert!(compiled(lenient(None)).is_ok() && compiled(confidence(MinLogprob, None, f64::NAN)).is_err());
 }
 
 #[test]
 fn gates_run_cheapest_first_and_stop_but_for_required_ones() {
     let gates = [
-        Gate::Grounded { pointers: vec![String::new()], normalize: true },
+        Check::Grounded { pointers: vec![String::new()], normalize: true },
         inline(&json!({"type": "object"})),
-        Gate::Match("hi".into()),
+        Check::Match("hi".into()),
         confidence(ConfidenceMeasure::MeanLogprob, None, 0.0),
-        Gate::FinishReason(vec![FinishReason::Stop]),
+        Check::FinishReason(vec![FinishReason::Stop]),
     ];
     let judged = |answer: &Answer| judge_with(&gates, &request("say hi", Value::Null), answer);
     let names = |judgement: &Judgement| judgement.verdicts.iter().map(|v| (v.gate, v.passed)).collect::<Vec<_>>();
@@ -395,4 +404,97 @@ fn every_choice_must_pass() {
     };
     assert_eq!((verdict(-2.0).passed, verdict(-2.0).score), (true, Some(-2.0)));
     assert_eq!((verdict(-1.5).passed, verdict(-1.5).score), (false, Some(-2.0)));
+}
+
+fn calling(calls: &[(&str, &str)]) -> Answer {
+    let mut answer = answer("");
+    answer.choices[0].tool_calls = calls
+        .iter()
+        .map(|(name, arguments)| ToolCall { name: (*name).into(), arguments: (*arguments).into() })
+        .collect();
+    answer
+}
+
+#[test]
+fn tool_calls_are_judged_by_the_requests_tools() {
+    let parameters = json!({"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}});
+    let tools = json!([
+        {"type": "function", "function": {"name": "weather", "parameters": parameters}},
+        {"type": "function", "function": {"name": "now"}},
+        {"type": "custom", "custom": {"name": "shell"}},
+        {"type": "function", "function": {"name": "odd", "parameters": {"type": "strange"}}},
+    ]);
+    let check = || Check::ToolCalls {};
+    let offered = |choice: Value| request("hi", json!({"tools": tools, "tool_choice": choice}));
+    let auto = offered(Value::Null);
+    let good = r#"{"city": "Rome"}"#;
+    for (request, calls, wanted) in [
+        (&plain(), &[][..], None),
+        (&plain(), &[("weather", good)], Some("a tool is called that the request does not have")),
+        (&auto, &[], None),
+        (&auto, &[("weather", good), ("now", ""), ("now", "{}"), ("shell", "ls -l")], None),
+        (&auto, &[("now", "{}"), ("wether", good)], Some("a tool is called that the request does not have")),
+        (&auto, &[("weather", "{}")], Some("a call's arguments are not valid under the tool's parameters")),
+        (&auto, &[("weather", r#"{"city": "#)], Some("a call's arguments are no JSON object")),
+        (&auto, &[("now", "[]")], Some("a call's arguments are no JSON object")),
+        (&auto, &[("odd", "{}")], Some("a tool's parameters are no JSON schema to judge by")),
+        (&offered("required".into()), &[], Some("no tool is called, and one must be")),
+        (&offered("required".into()), &[("now", "")], None),
+        (&offered(json!({"type": "function", "function": {"name": "now"}})), &[("now", "")], None),
+        (
+            &offered(json!({"type": "function", "function": {"name": "now"}})),
+            &[("weather", good)],
+            Some("another tool is called than the request names"),
+        ),
+    ] {
+        assert_eq!(failure(check(), request, &calling(calls)).as_deref(), wanted, "{calls:?}");
+    }
+    let functions =
+        request("hi", json!({"functions": [{"name": "f", "parameters": parameters}], "function_call": "auto"}));
+    assert_eq!(failure(check(), &functions, &calling(&[("f", good)])), None);
+    assert!(failure(check(), &functions, &calling(&[("f", "{}")])).is_some());
+}
+
+#[test]
+fn an_answer_without_evidence_passes_where_the_gate_says_so() {
+    let body = request("the total is 5", Value::Null);
+    let peek = peek(&body).expect("a request");
+    let accepted = |check: Check, answer: &Answer| {
+        [OnMissing::Escalate, OnMissing::Accept].map(|on_missing| {
+            let gates = compile_all(&[Gate { on_missing, ..gate(check.clone()) }]).expect("gates");
+            judge(&gates, &RequestContext::new(&peek), answer).accepted
+        })
+    };
+    let sure = || confidence(ConfidenceMeasure::MeanLogprob, None, -0.1);
+    let grounded = || Check::Grounded { pointers: vec!["/total".into()], normalize: true };
+    let mut unended = answer("hi");
+    unended.choices[0].finish_reason = None;
+    for (check, answer, wanted) in [
+        (sure(), answer("hi"), [false, true]),
+        (sure(), with_tokens(&[("hi", -2.0)]), [false, false]),
+        (grounded(), answer("hi"), [false, true]),
+        (grounded(), answer("{}"), [false, true]),
+        (grounded(), answer(r#"{"total": 6}"#), [false, false]),
+        (Check::FinishReason(vec![FinishReason::Stop]), unended, [false, true]),
+        (Check::Match("x".into()), calling(&[("f", "")]), [false, true]),
+        (Check::NotMatch("x".into()), calling(&[("f", "")]), [true, true]),
+        (inline(&json!({"type": "object"})), answer("hi"), [false, false]),
+    ] {
+        assert_eq!(accepted(check.clone(), &answer), wanted, "{check:?}");
+    }
+}
+
+#[test]
+fn required_is_what_the_table_says() {
+    let body = plain();
+    let peek = peek(&body).expect("a request");
+    for required in [false, true] {
+        let gates = [
+            Gate { required, ..gate(Check::NotMatch("hi".into())) },
+            Gate { required, ..gate(inline(&json!({"type": "object"}))) },
+        ];
+        let judgement = judge(&compile_all(&gates).expect("gates"), &RequestContext::new(&peek), &answer("hi"));
+        assert_eq!((judgement.accepted, judgement.returnable), (false, !required));
+        assert_eq!(judgement.verdicts.len(), if required { 2 } else { 1 }, "a required gate is always judged");
+    }
 }

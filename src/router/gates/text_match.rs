@@ -24,6 +24,10 @@ impl TextMatch {
     }
 
     pub(super) fn judge(&self, choice: &Choice) -> Finding {
+        // An answer of tool calls alone has no text: nothing in it is what must not be there.
+        if self.wanted && choice.text().is_empty() && !choice.tool_calls.is_empty() {
+            return Finding::missing("no text");
+        }
         let found = self.regex.is_match(choice.text());
         Finding::pass_if(found == self.wanted, if found { "the text matches" } else { "the text does not match" })
     }
