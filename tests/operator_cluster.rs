@@ -3,6 +3,8 @@
 //! Its requests are counted on the wire, so that a write that changes nothing counts too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "operator_cluster/rbac.rs"]
+mod rbac;
 #[path = "operator_cluster/routers.rs"]
 mod routers;
 mod server;
@@ -55,7 +57,11 @@ impl Wire {
     }
 }
 
-/// A controller that runs, alone and without an election.
+fn settings() -> Settings {
+    Settings { router_image: "registry.example/smallfirst:test".to_owned() }
+}
+
+/// A controller that runs.
 struct Running {
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
@@ -63,8 +69,11 @@ struct Running {
 
 impl Running {
     async fn start(wire: &Wire, namespace: &str) -> Self {
-        let settings = Settings { router_image: "registry.example/smallfirst:test".to_owned() };
-        let controller = Controller::new(wire.client().await, Some(namespace.to_owned()), settings, Leader::default());
+        Self::start_as(wire.client().await, Some(namespace.to_owned()), Leader::default()).await
+    }
+
+    async fn start_as(client: Client, namespace: Option<String>, leader: Leader) -> Self {
+        let controller = Controller::new(client, namespace, settings(), leader);
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&controller.world);
         let task = tokio::spawn(controller.run(stopped));

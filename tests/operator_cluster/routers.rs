@@ -3,10 +3,11 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use smallfirst::api::types::SecretKeyRef;
 use smallfirst::router::problem::Problem;
 use smallfirst::routing::RoutingTable;
-use smallfirst::routing::source::endpoints;
+use smallfirst::routing::source::{configmap, endpoints};
 use smallfirst::routing::table::Backend;
 use smallfirst::runtime::problems::{self, Pace};
 
@@ -50,6 +51,8 @@ fn a_router_tells_a_missing_secret_on_its_policy_with_its_own_rights() {
         for _ in 0..2 {
             tokio::spawn(problems::tell(router.clone(), ns.clone(), "front".into(), problems.clone(), pace));
         }
+        let table = configmap::follow(router, &ns, "front-table", None).wait_for(Option::is_some).await.map(drop);
+        assert!(table.is_ok());
         let events: Api<Event> = Api::namespaced(client.clone(), &ns);
         let warnings = ListParams::default().fields("reason=SecretNotFound");
         until("the event", || async { events.list(&warnings).await.unwrap().items.pop() }).await;
@@ -97,7 +100,9 @@ fn a_port_of_a_service_with_several_is_found_in_its_endpoints() {
         let table = until("the table", || async { tables.get_opt("front-table").await.unwrap() }).await;
         let table: RoutingTable = serde_json::from_str(&table.data.unwrap()["table.json"]).unwrap();
         let Backend::Service { name, port_name, .. } = &table.tiers["small"].backend else { panic!("{table:?}") };
-        let mut addresses = endpoints::follow(client.clone(), &ns);
+        let accounts: Api<RoleBinding> = Api::namespaced(client.clone(), &ns);
+        until("the rights", || async { accounts.get_opt("front-router").await.unwrap() }).await;
+        let mut addresses = endpoints::follow(client_of(&client, &ns, "front-router").await, &ns);
         let seen = addresses.wait_for(|seen| !seen.is_empty()).await.unwrap();
         let found = seen.get(&(ns.clone(), name.clone(), port_name.clone().unwrap()));
         assert_eq!(found, Some(&vec!["192.0.2.7:8000".parse().unwrap()]), "{seen:?}");

@@ -92,12 +92,11 @@ fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
         verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
         ..PolicyRule::default()
     };
-    let read = ["get", "list", "watch"];
     Role {
         metadata: owner.meta(name.to_owned()),
         rules: Some(vec![
-            rule("", "configmaps", &read, Some(vec![table.to_owned()])),
-            rule("discovery.k8s.io", "endpointslices", &read, None),
+            rule("", "configmaps", &["get", "list", "watch"], Some(vec![table.to_owned()])),
+            rule("discovery.k8s.io", "endpointslices", &["list", "watch"], None),
             // To say on the policy that a Secret is missing. Only new ones: nobody's Events can be changed.
             rule("events.k8s.io", "events", &["create"], None),
         ]),
