@@ -62,6 +62,8 @@ pub struct Shared {
     /// Longest time to receive a body.
     pub body_timeout: Duration,
     ids: AtomicU64,
+    /// What ids of this router begin with.
+    prefix: String,
     seed: u64,
 }
 
@@ -81,13 +83,14 @@ impl Shared {
             max_body_bytes,
             body_timeout: Duration::from_secs(30),
             ids: AtomicU64::new(0),
+            prefix: format!("sf-{seed:016x}-"),
             seed,
         }
     }
 
     fn next_id(&self) -> HeaderValue {
-        let id = format!("sf-{:016x}-{:x}", self.seed, self.ids.fetch_add(1, Ordering::Relaxed));
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("sf-"))
+        let number = format!("{:x}", self.ids.fetch_add(1, Ordering::Relaxed));
+        HeaderValue::try_from([&self.prefix, number.as_str()].concat()).unwrap_or(HeaderValue::from_static("sf-"))
     }
 
     /// Draws below a bound, from a generator of this thread (SplitMix64): good enough to spread load.

@@ -56,26 +56,56 @@ impl Sum for Money {
 /// As a decimal with nine digits after the point at most, rounded half away from zero, without trailing zeros.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.decimal(&mut [0; LONGEST]))
+    }
+}
+
+/// Letters of the longest amount: 33 digits, a point and a sign.
+const LONGEST: usize = 35;
+
+impl Money {
+    /// Written by hand, from the end: it is done several times for each request, and formatting an i128 takes long.
+    fn decimal(self, buffer: &mut [u8; LONGEST]) -> &str {
         let half = if self.0 < 0 { -SHOWN / 2 } else { SHOWN / 2 };
         let shown = self.0.saturating_add(half) / SHOWN;
-        let (whole, mut fraction) = (shown.unsigned_abs() / 1_000_000_000, shown.unsigned_abs() % 1_000_000_000);
-        let sign = if shown < 0 { "-" } else { "" };
-        if fraction == 0 {
-            return write!(f, "{sign}{whole}");
+        let (mut whole, mut fraction) = (shown.unsigned_abs() / 1_000_000_000, shown.unsigned_abs() % 1_000_000_000);
+        let mut start = LONGEST;
+        let mut put = |letter: u8| {
+            start -= 1;
+            buffer[start] = letter;
+        };
+        if fraction > 0 {
+            let mut ended = false;
+            for _ in 0..9 {
+                ended |= fraction % 10 > 0;
+                if ended {
+                    put(digit(fraction));
+                }
+                fraction /= 10;
+            }
+            put(b'.');
         }
-        let mut digits = 9;
-        while fraction % 10 == 0 {
-            fraction /= 10;
-            digits -= 1;
+        put(digit(whole));
+        while whole >= 10 {
+            whole /= 10;
+            put(digit(whole));
         }
-        write!(f, "{sign}{whole}.{fraction:0digits$}")
+        if shown < 0 {
+            put(b'-');
+        }
+        str::from_utf8(&buffer[start..]).unwrap_or_default()
     }
+}
+
+/// The last digit of a number.
+const fn digit(number: u128) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 /// As text: a decimal that JSON's readers must not round.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.decimal(&mut [0; LONGEST]))
     }
 }
 

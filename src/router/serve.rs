@@ -121,7 +121,8 @@ impl Drop for Open<'_> {
 fn describe(account: &Account<'_>, snapshot: &Snapshot, headers: &mut HeaderMap) {
     if !account.trace.0.is_empty() {
         set(headers, &STEPS, account.trace.header());
-        set(headers, &COST, format!("{} {}", account.trace.cost(), snapshot.table.currency));
+        let cost = account.trace.cost().to_string();
+        set(headers, &COST, [&cost, " ", &snapshot.table.currency].concat());
     }
     if let Some(route) = account.route {
         set(headers, &WORKLOAD, route.workload.as_str());
@@ -183,6 +184,8 @@ fn models(snapshot: &Snapshot, headers: &HeaderMap) -> Reply {
 
 fn reply_with(body: Bytes, kind: &'static str) -> Reply {
     let mut reply = Response::new(Full::new(body));
+    // Ours, and those that hyper adds.
+    reply.headers_mut().reserve(10);
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
 }
