@@ -1,5 +1,7 @@
 //! The router over real sockets. The upstreams are fakes: they do what a real model server can't be asked to do.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
+#[path = "router/balance.rs"]
+mod balance;
 #[path = "router/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "router/harness.rs"]

@@ -43,13 +43,23 @@ pub struct CallError {
     pub detail: &'static str,
     /// How long the upstream asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// Whether it speaks against whoever was asked: such failures open circuits.
+    pub counts: bool,
 }
 
 impl CallError {
     /// An error that sends the request on.
     #[must_use]
     pub const fn of(reason: FailoverReason, detail: &'static str) -> Self {
-        Self { reason: Some(reason), status: None, detail, retry_after: None }
+        use FailoverReason::{ServerError, Timeout, Unreachable};
+        let counts = matches!(reason, Unreachable | Timeout | ServerError);
+        Self { reason: Some(reason), status: None, detail, retry_after: None, counts }
+    }
+
+    /// An error that no endpoint is to blame for.
+    #[must_use]
+    pub const fn blameless(reason: FailoverReason, detail: &'static str) -> Self {
+        Self { counts: false, ..Self::of(reason, detail) }
     }
 }
 
@@ -182,5 +192,6 @@ async fn refusal(
         503 => (Some(ServerError), "503"),
         _ => (Some(ServerError), "server error"),
     };
-    CallError { reason, status: Some(status), detail, retry_after }
+    let counts = matches!(reason, Some(Timeout | ServerError));
+    CallError { reason, status: Some(status), detail, retry_after, counts }
 }

@@ -104,7 +104,8 @@ pub async fn walk<'s>(
                 usage: super::answer::Usage::default(),
                 cost: Money::default(),
             };
-            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline };
+            let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
+            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair };
             let said = ask(&call, route.data_class, &context, &mut entry).await;
             entry.latency = begin.elapsed();
             trace.0.push(entry);
@@ -198,6 +199,8 @@ struct Call<'a, 's> {
     gates: &'s [CompiledGate],
     asked: &'a Asked<'a>,
     deadline: tokio::time::Instant,
+    /// A timeout after less than this says nothing of who was asked.
+    fair: Duration,
 }
 
 async fn ask<'s>(
@@ -228,14 +231,18 @@ async fn ask<'s>(
     let (answer, body) = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
             match (error.reason, error.retry_after) {
                 (None | Some(FailoverReason::ContextOverflow), _) => circuit().success(Instant::now()),
                 (Some(FailoverReason::RateLimited), Some(pause)) => circuit().open(Instant::now() + pause),
-                // A limit is not a fault: without a pause to obey the tier is simply asked again next time.
-                (Some(FailoverReason::RateLimited), None) => circuit().release(),
-                (Some(_), _) => circuit().failure(Instant::now(), jitter(world)),
+                _ if error.counts => circuit().failure(Instant::now(), jitter(world)),
+                // A limit is not a fault, and nobody may have been asked: without a pause to obey it is next time.
+                _ => circuit().release(),
             }
+            if error.reason == Some(FailoverReason::Degraded) {
+                entry.ending = Ending::Skipped("Degraded");
+                return Said::Skipped(error.reason);
+            }
+            entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
             return Said::Unavailable(error);
         }
     };
@@ -289,10 +296,14 @@ const fn reason_name(reason: FailoverReason) -> &'static str {
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
 async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
-    let Call { world, step, upstream, asked, deadline, .. } = *asking;
+    let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
     let endpoints = upstream.endpoints(world.endpoints);
     let mut tried = Vec::new();
-    let mut last = CallError::of(FailoverReason::Unreachable, "no ready endpoint");
+    let mut last = if endpoints.is_empty() {
+        CallError::blameless(FailoverReason::Unreachable, "no ready endpoint")
+    } else {
+        CallError::blameless(FailoverReason::Degraded, "every endpoint's circuit is open")
+    };
     for _ in 0..step.attempts.max(1) {
         let now = Instant::now();
         // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
@@ -302,11 +313,14 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
             choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
         };
         let Some(endpoint) = chosen else { break };
-        let limit = (tokio::time::Instant::now() + Duration::from_millis(step.timeout_ms)).min(deadline);
+        let begin = tokio::time::Instant::now();
+        let limit = (begin + Duration::from_millis(step.timeout_ms)).min(deadline);
+        // What earlier steps left of the deadline may be too little for anybody.
+        let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
         let guard = Probe { circuit: &endpoint.circuit, done: false };
         let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id))
             .await
-            .unwrap_or_else(|_| Err(CallError::of(FailoverReason::Timeout, "no answer in time")));
+            .unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
         guard.done();
         match result {
             Ok(answered) => {
@@ -314,11 +328,10 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
                 return Ok(answered);
             }
             Err(error) => {
-                match error.reason {
-                    Some(FailoverReason::RateLimited | FailoverReason::ContextOverflow) | None => {
-                        endpoint.circuit().release();
-                    }
-                    Some(_) => endpoint.circuit().failure(Instant::now(), jitter(world)),
+                if error.counts {
+                    endpoint.circuit().failure(Instant::now(), jitter(world));
+                } else {
+                    endpoint.circuit().release();
                 }
                 let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
                 last = error;

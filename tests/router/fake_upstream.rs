@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Behaviour {
     /// 200 with this content, every token at this log probability.
     Answer(&'static str, f64),
+    /// The same after a while, with every token sure.
+    Slow(Duration, &'static str),
     /// The same as a stream, where the request asks for one.
     Stream(&'static str, f64),
     /// This status with a body that must never reach a client.
@@ -82,6 +84,10 @@ async fn serve(
         let reply = match behaviour {
             Behaviour::Answer(text, logprob) => {
                 http("200 OK", "application/json", "", &completion(text, logprob, &body))
+            }
+            Behaviour::Slow(time, text) => {
+                tokio::time::sleep(time).await;
+                http("200 OK", "application/json", "", &completion(text, -0.01, &body))
             }
             Behaviour::Stream(text, logprob) => {
                 http("200 OK", "text/event-stream", "", &stream_of(text, logprob, &body))

@@ -31,7 +31,7 @@ pub struct Harness {
     pub running: Option<Running>,
     pub table: watch::Sender<Option<Arc<str>>>,
     pub secrets: watch::Sender<Secrets>,
-    _addresses: watch::Sender<Addresses>,
+    pub addresses: watch::Sender<Addresses>,
     pub log: Log,
     pub address: std::net::SocketAddr,
     pub admin: std::net::SocketAddr,
@@ -82,7 +82,7 @@ impl Harness {
         let inputs = Inputs { table: tables, secrets: secret_changes, addresses: address_changes };
         let running = start(config, inputs).await.unwrap();
         let (address, admin) = (running.address, running.admin.unwrap());
-        let harness = Self { running: Some(running), table, secrets, _addresses: addresses, log, address, admin };
+        let harness = Self { running: Some(running), table, secrets, addresses, log, address, admin };
         harness.until_ready().await;
         harness
     }
