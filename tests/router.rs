@@ -6,6 +6,10 @@ mod balance;
 mod fake_upstream;
 #[path = "router/harness.rs"]
 mod harness;
+#[path = "router/local.rs"]
+mod local;
+#[path = "router/process.rs"]
+mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -142,6 +142,25 @@ impl AccessLog {
     }
 }
 
+impl AccessLog {
+    /// Waits until every line is written; false if some still are not after this time. For the end of a process.
+    #[must_use]
+    pub fn flush(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let mut state = self.0.state();
+        state.hurry = true;
+        self.0.filled.notify_one();
+        while state.writing || !state.waiting.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            (state, _) = self.0.drained.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+}
+
 impl Drop for AccessLog {
     fn drop(&mut self) {
         self.0.state().ended = true;
@@ -156,7 +175,7 @@ impl Queue {
 
     fn push(&self, line: &[u8]) {
         let mut state = self.state();
-        if state.waiting.len() + line.len() > WAITING {
+        if state.ended || state.waiting.len() + line.len() > WAITING {
             state.dropped += 1;
             return;
         }
@@ -172,8 +191,10 @@ impl Queue {
     fn serve(&self, mut out: Box<dyn Write + Send>) {
         let mut lines = Vec::new();
         while self.take(&mut lines) {
-            if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
-                // Nobody reads any more; what still comes is counted as dropped.
+            if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
+                tracing::error!(%error, "the access log can't be written; it ends here");
+                *self.state() = State { ended: true, ..State::default() };
+                self.drained.notify_all();
                 return;
             }
         }
@@ -216,4 +237,92 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>) -> std::io::Result<()> {
         "{request_id} {status} client={client} workload={workload} owner={owner} {outcome} {millis} ms {cost} {currency} \
          {steps}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A reader of the log that takes what is written only when it is told to.
+    struct Slow(Receiver<()>, Sender<Vec<u8>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.recv().map_err(std::io::Error::other)?;
+            self.1.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line(log: &AccessLog, id: &str) {
+        let trace = Trace::default();
+        let entry = Entry {
+            request_id: id,
+            client: "finance",
+            workload: "intent",
+            owner: "team",
+            status: 200,
+            outcome: "accepted",
+            latency: Duration::from_millis(7),
+            cost: Money(1_500_000_000),
+            currency: "USD",
+            trace: &trace,
+        };
+        log.write(AccessLogFormat::Json, &entry);
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_line_but_not_for_ever() {
+        let ((take, taken), (sender, written)) = (channel(), channel());
+        let log = AccessLog::start(Box::new(Slow(taken, sender)));
+        assert!(log.flush(Duration::ZERO), "nothing to wait for");
+        line(&log, "one");
+        assert!(!log.flush(Duration::from_millis(50)), "nobody has taken it");
+        take.send(()).unwrap();
+        assert!(log.flush(Duration::from_secs(5)));
+        let text = String::from_utf8(written.recv().unwrap()).unwrap();
+        assert_eq!(
+            text,
+            "{\"request_id\":\"one\",\"client\":\"finance\",\"workload\":\"intent\",\"owner\":\"team\",\"status\":200,\
+             \"outcome\":\"accepted\",\"latency_ms\":7,\"cost\":\"0.0000015\",\"currency\":\"USD\",\"steps\":[]}\n"
+        );
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_dropped_and_counted() {
+        let ((take, taken), (sender, written)) = (channel(), channel());
+        let log = AccessLog::start(Box::new(Slow(taken, sender)));
+        let id = "i".repeat(1 << 20);
+        for _ in 0..20 {
+            line(&log, &id);
+        }
+        for _ in 0..20 {
+            take.send(()).unwrap();
+        }
+        assert!(log.flush(Duration::from_secs(5)));
+        let text: String = written.try_iter().map(|part| String::from_utf8(part).unwrap()).collect();
+        let lines = text.lines().filter(|line| line.contains("request_id")).count();
+        let dropped = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("{\"dropped_lines\":")?.strip_suffix('}')?.parse::<usize>().ok());
+        assert_eq!(lines + dropped.sum::<usize>(), 20);
+        assert!((4..=8).contains(&lines), "{lines}");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_holds_up_nothing() {
+        let ((take, taken), (sender, written)) = (channel::<()>(), channel());
+        drop((take, written));
+        let log = AccessLog::start(Box::new(Slow(taken, sender)));
+        line(&log, "one");
+        assert!(log.flush(Duration::from_secs(5)));
+        line(&log, "two");
+        assert!(log.flush(Duration::from_secs(5)));
+    }
 }

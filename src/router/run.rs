@@ -21,6 +21,9 @@ use super::server::Server;
 use super::{MAX_BODY_BYTES, Shared};
 use crate::runtime::admin;
 
+/// Longest time to wait at the end for whoever reads the access log.
+const LOG: Duration = Duration::from_secs(2);
+
 /// Settings of a process.
 pub struct Config {
     /// Traffic port.
@@ -66,6 +69,7 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     /// What is missing (keys that are not mounted), as it changes.
     pub problems: watch::Receiver<Vec<Problem>>,
+    shared: Arc<Shared>,
     server: Server,
     stopping: watch::Sender<bool>,
     lame_duck: Duration,
@@ -108,7 +112,8 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
             Some(address)
         }
     };
-    Ok(Running { address: server.address, admin, problems, server, stopping, lame_duck: config.lame_duck })
+    let address = server.address;
+    Ok(Running { address, admin, problems, shared, server, stopping, lame_duck: config.lame_duck })
 }
 
 /// The table in force and its hash.
@@ -124,11 +129,17 @@ async fn table(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 impl Running {
-    /// Stops: not ready at once, then the listeners close, then what is in flight ends.
+    /// Stops: not ready at once, then the listeners close, then what is in flight ends, and is logged.
     pub async fn stop(self) {
         // Without an admin port nobody listens for this.
         let _ = self.stopping.send(true);
         tokio::time::sleep(self.lame_duck).await;
-        let _ = tokio::task::spawn_blocking(move || self.server.stop()).await;
+        let stop = move || {
+            self.server.stop();
+            if !self.shared.access_log.flush(LOG) {
+                tracing::error!("the last lines of the access log could not be written");
+            }
+        };
+        let _ = tokio::task::spawn_blocking(stop).await;
     }
 }
