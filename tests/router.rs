@@ -6,10 +6,14 @@ mod balance;
 mod fake_upstream;
 #[path = "router/harness.rs"]
 mod harness;
+#[path = "router/hostile.rs"]
+mod hostile;
 #[path = "router/local.rs"]
 mod local;
 #[path = "router/process.rs"]
 mod process;
+#[path = "router/restart.rs"]
+mod restart;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

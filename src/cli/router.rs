@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::data_plane;
-use crate::router::MAX_BODY_BYTES;
 use crate::router::control::{Inputs, last_good, no_services};
 use crate::router::run::Config;
+use crate::router::{Limits, MAX_BODY_BYTES};
 use crate::routing::source::{configmap, endpoints, file, secrets};
 use crate::routing::table::{DRAIN_SECONDS, LAME_DUCK_SECONDS, SECRETS_DIR};
 use crate::runtime::problems::{self, Pace};
@@ -85,7 +85,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let config = Config {
         admin: Some(args.admin),
         threads: args.threads.unwrap_or(config.threads),
-        max_body_bytes: args.max_body_bytes,
+        limits: Limits { max_body_bytes: args.max_body_bytes, ..config.limits },
         lame_duck: Duration::from_secs(args.lame_duck_seconds.into()),
         drain: Duration::from_secs(args.drain_seconds.into()),
         state: args.state_dir,

@@ -47,6 +47,27 @@ use snapshot::Snapshot;
 /// Default bound on a request's body, in bytes.
 pub const MAX_BODY_BYTES: usize = 32 << 20;
 
+/// What a client may take of a router.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest body of a request, in bytes.
+    pub max_body_bytes: usize,
+    /// Longest time to receive the head of a request.
+    pub head_timeout: Duration,
+    /// Longest time to receive its body.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: MAX_BODY_BYTES,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// What all cores share.
 pub struct Shared {
     /// The table in force.
@@ -57,10 +78,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Where requests are logged.
     pub access_log: AccessLog,
-    /// Bound on a request's body, in bytes.
-    pub max_body_bytes: usize,
-    /// Longest time to receive a body.
-    pub body_timeout: Duration,
+    /// What a client may take.
+    pub limits: Limits,
     ids: AtomicU64,
     /// What ids of this router begin with.
     prefix: String,
@@ -74,14 +93,13 @@ thread_local! {
 impl Shared {
     /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
     #[must_use]
-    pub fn new(metrics: Metrics, access_log: AccessLog, max_body_bytes: usize, seed: u64) -> Self {
+    pub fn new(metrics: Metrics, access_log: AccessLog, limits: Limits, seed: u64) -> Self {
         Self {
             snapshot: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             metrics,
             access_log,
-            max_body_bytes,
-            body_timeout: Duration::from_secs(30),
+            limits,
             ids: AtomicU64::new(0),
             prefix: format!("sf-{seed:016x}-"),
             seed,

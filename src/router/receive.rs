@@ -1,6 +1,6 @@
 //! Reading what a client sends, within bounds of size and time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -12,15 +12,25 @@ use super::errors::Problem;
 /// Most bytes of an unwanted body that are read before its connection is given up.
 const LINGER: usize = 64 << 20;
 
+/// Longest silence of an unwanted body: a client that sends nothing more waits for its answer.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// The body, up to a number of bytes.
 ///
 /// # Errors
 /// 413 for a larger one, 408 for a slower one, 400 for one that ends early.
-pub(super) async fn read(incoming: Incoming, most: usize, within: Duration) -> Result<Bytes, Problem> {
-    tokio::time::timeout(within, collect(incoming, most)).await.map_err(|_| {
+pub(super) async fn read(mut incoming: Incoming, most: usize, within: Duration) -> Result<Bytes, Problem> {
+    let begin = Instant::now();
+    let read = tokio::time::timeout(within, collect(&mut incoming, most)).await.map_err(|_| {
         let message = "body: was not received in time";
         Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
-    })?
+    })??;
+    if let Some(body) = read {
+        return Ok(body);
+    }
+    discard(incoming, within.saturating_sub(begin.elapsed())).await;
+    let message = format!("body: must be at most {most} bytes");
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message))
 }
 
 /// Reads and drops a body, or the rest of one, that is not wanted. Most clients read no answer before they have sent
@@ -30,11 +40,14 @@ pub(super) async fn discard(incoming: Incoming, within: Duration) {
     let _ = tokio::time::timeout(within, drain(incoming)).await;
 }
 
-async fn collect(mut incoming: Incoming, most: usize) -> Result<Bytes, Problem> {
+/// `None` for a body that is too large.
+async fn collect(incoming: &mut Incoming, most: usize) -> Result<Option<Bytes>, Problem> {
+    if incoming.size_hint().lower() > most as u64 {
+        return Ok(None);
+    }
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
-    let mut large = incoming.size_hint().lower() > most as u64;
-    while !large && let Some(frame) = incoming.frame().await {
+    while let Some(frame) = incoming.frame().await {
         let frame = frame.map_err(|_| Problem::invalid("body: ended early", None))?;
         let Ok(data) = frame.into_data() else { continue };
         match first.take() {
@@ -44,20 +57,16 @@ async fn collect(mut incoming: Incoming, most: usize) -> Result<Bytes, Problem> 
                 whole.extend_from_slice(&data);
             }
         }
-        large = first.as_ref().map_or(whole.len(), Bytes::len) > most;
+        if first.as_ref().map_or(whole.len(), Bytes::len) > most {
+            return Ok(None);
+        }
     }
-    if large {
-        drop((first, whole));
-        drain(incoming).await;
-        let message = format!("body: must be at most {most} bytes");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message));
-    }
-    Ok(first.unwrap_or_else(|| whole.freeze()))
+    Ok(Some(first.unwrap_or_else(|| whole.freeze())))
 }
 
 async fn drain(mut incoming: Incoming) {
     let mut left = LINGER;
-    while let Some(Ok(frame)) = incoming.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE, incoming.frame()).await {
         let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
         left = less;
     }

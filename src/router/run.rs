@@ -18,7 +18,7 @@ use super::control::{Inputs, follow};
 use super::metrics::Metrics;
 use super::problem::Problem;
 use super::server::Server;
-use super::{MAX_BODY_BYTES, Shared};
+use super::{Limits, Shared};
 use crate::runtime::admin;
 
 /// Longest time to wait at the end for whoever reads the access log.
@@ -32,8 +32,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Threads that serve traffic.
     pub threads: usize,
-    /// Bound on a request's body, in bytes.
-    pub max_body_bytes: usize,
+    /// What a client may take.
+    pub limits: Limits,
     /// Time between the failing `/readyz` and the closing of the listeners: for endpoints to be taken out of service.
     pub lame_duck: Duration,
     /// Longest time to wait for what is in flight.
@@ -52,7 +52,7 @@ impl Config {
             listen,
             admin: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-            max_body_bytes: MAX_BODY_BYTES,
+            limits: Limits::default(),
             lame_duck: Duration::ZERO,
             drain: Duration::from_secs(30),
             state: None,
@@ -84,7 +84,7 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
     let metrics = Metrics::new(&mut registry);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seed = u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32) ^ u64::from(std::process::id()) << 17;
-    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.max_body_bytes, seed));
+    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.limits, seed));
     let (problem_sender, problems) = watch::channel(Vec::new());
     tokio::spawn(follow(shared.clone(), inputs, config.state, problem_sender));
     let server = Server::start(&shared, config.listen, config.threads, config.drain)?;

@@ -60,12 +60,12 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (method, "/v1/chat/completions" | "/v1/models") => {
             let message = format!("method {method} is not allowed here");
-            discard(request.into_body(), shared.body_timeout).await;
+            discard(request.into_body(), shared.limits.body_timeout).await;
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
                 .response()
         }
         _ => {
-            discard(request.into_body(), shared.body_timeout).await;
+            discard(request.into_body(), shared.limits.body_timeout).await;
             let message = "this path is not served; served are POST /v1/chat/completions and GET /v1/models";
             Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message).response()
         }
@@ -202,7 +202,7 @@ async fn chat<'s>(
     let client = match authenticate(snapshot, &head.headers) {
         Ok(client) => client,
         Err(problem) => {
-            discard(incoming, shared.body_timeout).await;
+            discard(incoming, shared.limits.body_timeout).await;
             return Err(problem);
         }
     };
@@ -210,7 +210,7 @@ async fn chat<'s>(
         Some(client) => &client.name,
         None => "anonymous",
     };
-    let body = read(incoming, shared.max_body_bytes, shared.body_timeout).await?;
+    let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout).await?;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let found = match classify(snapshot, client, &peek, &head.headers)? {
         decide::Route::Tier(name) => snapshot.routes.tier(name),

@@ -20,9 +20,6 @@ use super::Shared;
 use super::pool::{Pool, tls};
 use super::serve::serve;
 
-/// Longest time to receive a request's head.
-const HEAD: Duration = Duration::from_secs(10);
-
 /// The threads of a router.
 pub struct Server {
     /// Where it listens.
@@ -130,7 +127,7 @@ async fn connection(shared: &Shared, pool: &Pool, stream: tokio::net::TcpStream,
     let service =
         service_fn(|request| async move { Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await) });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).half_close(false);
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.head_timeout).half_close(false);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallfirst::router::Limits;
 use smallfirst::router::control::Inputs;
 use smallfirst::router::endpoints::Addresses;
 use smallfirst::router::run::{Config, Running, start};
@@ -72,7 +73,7 @@ impl Harness {
             listen: ([127, 0, 0, 1], 0).into(),
             admin: Some(([127, 0, 0, 1], 0).into()),
             threads: 2,
-            max_body_bytes: 1 << 20,
+            limits: Limits { max_body_bytes: 1 << 20, ..Limits::default() },
             lame_duck: Duration::from_millis(50),
             drain: Duration::from_secs(5),
             state: None,
@@ -136,7 +137,9 @@ pub async fn exchange(address: std::net::SocketAddr, request: &[u8]) -> Reply {
         bytes.extend_from_slice(&buffer[..n]);
     }
     let text = String::from_utf8_lossy(&bytes).to_string();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    // Says only that the body may come.
+    let text = text.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     Reply { status, head: head.to_owned(), body: body.to_owned() }
 }
