@@ -143,7 +143,7 @@ pub fn choose(
     let mut left: Vec<&Arc<Endpoint>> = endpoints.iter().filter(|e| !tried.iter().any(|t| Arc::ptr_eq(t, e))).collect();
     let busy = |e: &Endpoint| concurrency.is_some_and(|most| e.load() >= usize::try_from(most).unwrap_or(usize::MAX));
     while !left.is_empty() {
-        let (a, b) = (random(left.len()), random(left.len()));
+        let (a, b) = two(left.len(), &mut random);
         let rank = |index: usize| (busy(left[index]), left[index].load());
         let index = if rank(b) < rank(a) { b } else { a };
         // With one busy draw and a free endpoint elsewhere, look at all.
@@ -154,6 +154,14 @@ pub fn choose(
         }
     }
     None
+}
+
+/// Two different indices below a bound, where there are two: of few endpoints, the same one drawn twice would get a
+/// request too often, however busy it is.
+fn two(bound: usize, random: &mut impl FnMut(usize) -> usize) -> (usize, usize) {
+    let first = random(bound);
+    let second = random(bound.saturating_sub(1).max(1));
+    (first, if second < first { second } else { (second + 1).min(bound - 1) })
 }
 
 #[cfg(test)]
@@ -168,9 +176,23 @@ mod tests {
     fn the_less_busy_of_two_is_taken() {
         let all = three();
         let _busy = [all[0].occupy(), all[0].occupy(), all[1].occupy()];
-        let mut draws = [0, 1].into_iter();
+        let mut draws = [0, 0].into_iter();
         let chosen = choose(&all, &[], None, Instant::now(), |_| draws.next().unwrap());
         assert!(Arc::ptr_eq(&chosen.unwrap(), &all[1]));
+    }
+
+    #[test]
+    fn two_draws_differ_and_reach_everybody() {
+        for (bound, pairs) in [(1, 1), (2, 2), (3, 6), (4, 12)] {
+            let mut seen = std::collections::BTreeSet::new();
+            for draw in 0..bound * bound {
+                let mut draws = [draw % bound, draw / bound].into_iter();
+                let (a, b) = two(bound, &mut |bound| draws.next().unwrap() % bound);
+                assert!(a < bound && b < bound && (bound == 1 || a != b), "{a} {b} of {bound}");
+                seen.insert((a, b));
+            }
+            assert_eq!(seen.len(), pairs);
+        }
     }
 
     #[test]
