@@ -26,7 +26,7 @@ use super::trace::{Ending, StepTrace, Trace};
 use crate::api::escalation_path::{FailoverReason, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
-use crate::routing::decide::{self, Needs};
+use crate::routing::decide::{self, Needs, Skip};
 use crate::routing::table::Step;
 
 /// What a walk needs besides the request.
@@ -148,7 +148,37 @@ pub async fn walk<'s>(
     if tokio::time::Instant::now() >= deadline {
         return Err(Problem::deadline(&trace.header()));
     }
+    if let Some(problem) = unsupported(trace, needs(asked.peek)) {
+        return Err(problem);
+    }
     Err(exhausted(trace, last.as_ref()))
+}
+
+/// The problem of a request that no tier of its path could ever take, whatever their state.
+fn unsupported(trace: &Trace<'_>, needs: Needs) -> Option<Problem> {
+    let (incapable, overflow) = (Skip::NotCapable(Capability::Chat).reason(), Skip::ContextOverflow.reason());
+    let all = |reasons: &[&'static str]| {
+        !trace.0.is_empty()
+            && trace.0.iter().all(|step| matches!(step.ending, Ending::Skipped(reason) if reasons.contains(&reason)))
+    };
+    let steps = trace.header();
+    if all(&[overflow]) {
+        let message = format!("messages: about {} tokens are more than any tier takes; steps: {steps}", needs.tokens);
+        let problem = Problem::invalid(message, Some("messages".into()));
+        return Some(Problem { code: "context_length_exceeded", ..problem });
+    }
+    let asks = [
+        (needs.tools, "tools"),
+        (needs.vision, "images"),
+        (needs.json, "response_format"),
+        (needs.logprobs, "logprobs"),
+    ];
+    let asks: Vec<_> = asks.into_iter().filter_map(|(asked, what)| asked.then_some(what)).collect();
+    all(&[incapable, overflow]).then(|| {
+        let asks = asks.join(" and ");
+        let message = format!("no tier of this workload can take what the request asks for ({asks}); steps: {steps}");
+        Problem { code: "not_supported", ..Problem::invalid(message, None) }
+    })
 }
 
 /// Nothing could be returned: say what every step said.
@@ -212,7 +242,7 @@ async fn ask<'s>(
     let Call { world, upstream, gates, asked, .. } = *call;
     if let Some(skip) = decide::skip(&upstream.tier, data_class, needs(asked.peek)) {
         entry.ending = Ending::Skipped(skip.reason());
-        return Said::Skipped((skip == decide::Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
+        return Said::Skipped((skip == Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
     }
     if upstream.authorization.is_err() {
         entry.ending = Ending::Skipped("SecretMissing");

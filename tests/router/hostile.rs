@@ -160,6 +160,19 @@ async fn a_body_that_is_too_large_is_413_however_it_is_sent() {
     assert_eq!(small.count(), 0);
 }
 
+#[tokio::test]
+async fn what_no_tier_can_take_is_for_the_client_to_mend() {
+    let (small, large, router) = pair(SURE, LARGE).await;
+    let tools = body("intent").replacen('{', r#"{"tools":[{"type":"function","function":{"name":"f"}}],"#, 1);
+    let reply = router.ask(&tools).await;
+    assert_eq!((reply.status, code(&reply).as_str()), (400, "not_supported"), "{}", reply.body);
+    assert!(reply.body.contains("tools"), "{}", reply.body);
+    let long = body("intent").replace("PROMPT-TEXT", &"word ".repeat(10_000));
+    let reply = router.ask(&long).await;
+    assert_eq!((reply.status, code(&reply).as_str()), (400, "context_length_exceeded"), "{}", reply.body);
+    assert_eq!(small.count() + large.count(), 0);
+}
+
 /// The error's code; the error must have the shape of OpenAI's.
 fn code(reply: &Reply) -> String {
     let value: serde_json::Value = serde_json::from_str(&reply.body).unwrap_or_else(|e| panic!("{e}: {}", reply.body));
