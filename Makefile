@@ -46,6 +46,15 @@ check: ## Format, lints, generated files, licences and sources, rustdoc
 test: ## Run every test; the last lines say how many ran per layer
 	tests/run
 
+.PHONY: bench-deps
+bench-deps: ## Install what the benchmark needs beside the rest: nginx and wrk, from Debian
+	@# At run level 1 Debian installs a server without starting it.
+	$(SUDO) apt-get update -qq && $(SUDO) env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light wrk
+
+.PHONY: bench
+bench: build ## Measure the router beside nginx, about two minutes on an idle machine: target/bench/gateway.json
+	benches/gateway/run.py --smallfirst target/release/smallfirst
+
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds
