@@ -52,6 +52,8 @@ pub enum FaultKind {
     Code(u16),
     /// A conflict of server-side apply with this manager over this field.
     Conflict(String, String),
+    /// The refusal of a namespace that is being deleted.
+    Terminating,
     /// The right answer, after a time.
     Late(Duration),
     /// No answer.
@@ -167,6 +169,7 @@ impl FakeApiServer {
             }
             Some(FaultKind::Code(code)) => failure(code, "Fault", "a fault"),
             Some(FaultKind::Conflict(manager, field)) => conflict(&manager, &field),
+            Some(FaultKind::Terminating) => terminating(),
             None | Some(FaultKind::Late(_)) if parts.method == Method::GET => match self.read(&path, &query) {
                 Ok(value) => value,
                 Err(stream) => return *stream,
@@ -384,6 +387,12 @@ fn conflict(manager: &str, field: &str) -> Value {
     status["details"] = json!({"causes": [{
         "reason": "FieldManagerConflict", "field": field, "message": format!("conflict with \"{manager}\""),
     }]});
+    status
+}
+
+fn terminating() -> Value {
+    let mut status = failure(403, "Forbidden", "unable to create new content in a namespace that is being terminated");
+    status["details"] = json!({"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]});
     status
 }
 

@@ -25,6 +25,11 @@ def address(policy: str = "assistants") -> str:
     return f"http://{get('service', f'{policy}-router')['spec']['clusterIP']}"
 
 
+def delete_namespace(name: str) -> None:
+    """And wait: what goes on in it must not be part of the next test."""
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=120s", timeout=130)
+
+
 class Case(unittest.TestCase):
     """A test that needs the portfolio."""
 
@@ -41,4 +46,4 @@ class Case(unittest.TestCase):
         return reply
 
 
-__all__ = ["NAMESPACE", "ROUTERS", "Case", "address", "demo", "get", "installed", "kubectl", "pod_ips", "run"]
+__all__ = ["NAMESPACE", "ROUTERS", "Case", "address", "delete_namespace", "demo", "get", "installed", "kubectl", "pod_ips", "run"]

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from kube import run
-from portfolio import Case, demo, kubectl
+from portfolio import Case, delete_namespace, demo, kubectl
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (demo.ROOT / "README.md").read_text("utf-8")
@@ -35,7 +35,7 @@ class Documents(Case):
         """The commands for a cluster that is there, as they stand; only the namespace is the test's own."""
         commands = [text for text in blocks("console") if text.startswith("helm ")]
         self.assertEqual(len(commands), 1)
-        self.addCleanup(kubectl, "delete", "namespace", "e2e-readme", "--ignore-not-found", "--wait=false")
+        self.addCleanup(delete_namespace, "e2e-readme")
         with tempfile.TemporaryDirectory() as folder:
             for line in commands[0].splitlines():
                 words = [re.sub(r"^ai$", "e2e-readme", word) for word in shlex.split(line)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from audit import Window
-from portfolio import Case, kubectl
+from portfolio import Case, delete_namespace, kubectl
 from kube import apply, wait_for
 
 TIER = """
@@ -57,7 +57,7 @@ class Idle(Case):
         quiet(5)
         window = Window()
         apply(TIER)
-        self.addCleanup(kubectl, "delete", "namespace", "e2e-cost", "--wait=false")
+        self.addCleanup(delete_namespace, "e2e-cost")
 
         def rolled_out() -> bool:
             text = kubectl("get", "mt", "three", "-n", "e2e-cost", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status} {.status.replicas}")

@@ -9,7 +9,7 @@ import time
 import main as demo
 import openai
 from kube import apply, wait_for
-from portfolio import Case, kubectl
+from portfolio import Case, delete_namespace, kubectl
 from traffic import rows
 
 CHANGES = 50
@@ -105,7 +105,7 @@ def setting() -> str:
 class Propagation(Case):
     def test_threshold(self) -> None:
         apply(f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}\n")
-        self.addCleanup(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
+        self.addCleanup(delete_namespace, NAMESPACE)
         apply(demo.secret("frontier-key", "token", demo.FRONTIER_KEY).replace("namespace: ai", f"namespace: {NAMESPACE}"))
         apply(setting())
         kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "mt/compact", "rp/changing", "--timeout=90s")

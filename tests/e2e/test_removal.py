@@ -7,7 +7,7 @@ import re
 
 import main as demo
 from kube import apply, wait_for
-from portfolio import Case, kubectl
+from portfolio import Case, delete_namespace, kubectl
 
 KINDS = "deployments,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,roles,rolebindings,networkpolicies,configmaps,leases"
 OURS = ("compact", "frontier", "assistants")
@@ -20,7 +20,7 @@ class Removal(Case):
 
     def test_removal(self) -> None:
         apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: e2e-removal, labels: {pod-security.kubernetes.io/enforce: restricted}}\n")
-        self.addCleanup(kubectl, "delete", "namespace", "e2e-removal", "--wait=false")
+        self.addCleanup(delete_namespace, "e2e-removal")
         manifest = re.sub(r"namespace: ai\b", "namespace: e2e-removal", demo.sample())
         apply(manifest)
         wait_for("router pods", 60, lambda: sum(name.startswith("Pod/assistants-router") for name in self.left()) == 2)

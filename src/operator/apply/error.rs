@@ -2,17 +2,6 @@
 
 use crate::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
 
-/// What has to happen before a write can work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Trying again may help.
-    Transient,
-    /// Somebody else must act first; tried again too, because nothing may tell when they did.
-    Waiting,
-    /// This process may not write.
-    Terminal,
-}
-
 /// Why a write did not happen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -48,6 +37,12 @@ pub enum Error {
         /// Kind and name.
         object: String,
     },
+    /// The namespace is being deleted: the object is gone soon, and whoever owns it.
+    #[error("{object}: its namespace is being deleted")]
+    Terminating {
+        /// Kind and name.
+        object: String,
+    },
     /// Another operator leads.
     #[error("not leading")]
     NotLeading,
@@ -59,8 +54,11 @@ impl Error {
     pub fn of(object: &str, error: &kube::Error) -> Self {
         let object = object.to_owned();
         let kube::Error::Api(status) = error else { return Self::Unreachable { object } };
-        let causes = status.details.iter().flat_map(|d| &d.causes);
-        let conflicts: Vec<String> = causes
+        let causes = || status.details.iter().flat_map(|d| &d.causes);
+        if causes().any(|cause| cause.reason == "NamespaceTerminating") {
+            return Self::Terminating { object };
+        }
+        let conflicts: Vec<String> = causes()
             .filter(|cause| cause.reason == "FieldManagerConflict")
             .map(|cause| format!("{} ({})", cause.message, cause.field))
             .collect();
@@ -81,17 +79,6 @@ impl Error {
         match self {
             Self::Conflict { .. } | Self::Foreign { .. } => REASON_CONFLICT,
             _ => REASON_APPLY_FAILED,
-        }
-    }
-
-    /// What would help.
-    #[must_use]
-    pub const fn class(&self) -> Class {
-        match self {
-            Self::Conflict { .. } | Self::Foreign { .. } => Class::Waiting,
-            Self::Refused { code, .. } if *code < 500 && *code != 429 && *code != 409 => Class::Waiting,
-            Self::Refused { .. } | Self::Unreachable { .. } => Class::Transient,
-            Self::NotLeading => Class::Terminal,
         }
     }
 }
@@ -118,7 +105,6 @@ mod tests {
         let status = api(409, "Apply failed with 1 conflict", "Conflict").with_details(details);
         let error = Error::of("Deployment small-pool", &kube::Error::Api(Box::new(status)));
         assert_eq!(error.reason(), "Conflict");
-        assert_eq!(error.class(), Class::Waiting);
         let text = error.to_string();
         assert!(text.contains("\"kubectl\"") && text.contains(".spec.replicas"), "{text}");
     }
@@ -127,6 +113,5 @@ mod tests {
     fn a_failing_server_gives_the_same_words_each_time() {
         let at = |text: &str| Error::of("Service a", &kube::Error::Api(Box::new(api(500, text, "InternalError"))));
         assert_eq!(at("etcd at 12:01"), at("etcd at 12:02"));
-        assert_eq!(at("x").class(), Class::Transient);
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use contains::contains;
-pub use error::{Class, Error};
+pub use error::Error;
 
 use super::metrics::Metrics;
 use super::observe::cache::Id;
@@ -100,6 +100,9 @@ impl Applier {
         let wanted: Vec<Option<ChildId>> = desired.iter().map(|d| self.id(owner, d)).collect();
         let (last, first): (Vec<_>, Vec<_>) = desired.into_iter().partition(|d| d.resource.kind == "Deployment");
         let mut results = join_all(first.into_iter().map(|d| self.child(owner, d))).await;
+        if let Some(Err(terminating)) = results.extract_if(.., |r| matches!(r, Err(Error::Terminating { .. }))).next() {
+            return Err(terminating);
+        }
         results.extend(join_all(last.into_iter().map(|d| self.child(owner, d))).await);
         let children = self.world.children.of(&owner.uid);
         let unwanted = children.into_iter().filter(|child| !wanted.iter().flatten().any(|w| w == child));

@@ -73,6 +73,11 @@ impl Reconciled {
         Self { ending: Ending::Done, result: "gone" }
     }
 
+    /// Whether the object is gone, or about to be.
+    fn is_gone(&self) -> bool {
+        self.result == "gone"
+    }
+
     /// The same, but for a status that waits.
     fn after(self, wait: Option<Duration>) -> Self {
         match (self.ending, wait) {
@@ -86,6 +91,8 @@ impl Reconciled {
 fn attempt(result: Result<(), Error>) -> (Option<ApplyProblem>, Reconciled) {
     match result {
         Ok(()) => (None, Reconciled::ok()),
+        // The owner goes too. Trying again would race the namespace's deletion for as long as it takes.
+        Err(Error::Terminating { .. }) => (None, Reconciled::nothing()),
         Err(error) => {
             let reconciled = Reconciled { ending: Ending::Retry, result: error.reason() };
             (Some(ApplyProblem { reason: error.reason(), message: error.to_string() }), reconciled)

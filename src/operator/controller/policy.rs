@@ -27,6 +27,10 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
             outcome.unresolved.clone_from(&plan.unresolved);
             let hash = plan.table_hash.clone();
             (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+            if ending.is_gone() {
+                context.statuses.keep(key);
+                return ending;
+            }
             if outcome.apply.is_none() {
                 outcome.table_hash = Some(hash);
             }

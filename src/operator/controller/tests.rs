@@ -165,6 +165,19 @@ async fn an_object_that_changes_while_its_status_is_written_costs_no_second_writ
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_being_deleted_is_left_alone() {
+    let server = FakeApiServer::default();
+    let running = Running::start(&server, Leader::default()).await;
+    server.fail(Fault { method: Method::PATCH, path: "small-pool".into(), times: None, kind: FaultKind::Terminating });
+    server.put(&format!("{TIERS}/small"), tier());
+    pause(3000).await;
+    let writes = server.take_writes();
+    assert!((1..=4).contains(&writes.len()), "one attempt, no Deployment: {writes:#?}");
+    assert!(!writes.iter().any(|w| w.path.contains("deployments")), "{writes:#?}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_failing_server_is_asked_again_later_and_slows_no_other() {
     let server = FakeApiServer::default();
     let running = Running::start(&server, Leader::default()).await;

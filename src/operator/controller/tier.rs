@@ -23,6 +23,10 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     match plan::tier(&tier, &context.settings) {
         Ok(plan) => {
             (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+            if ending.is_gone() {
+                context.statuses.keep(key);
+                return ending;
+            }
         }
         // What runs keeps running.
         Err(invalid) => outcome.invalid = Some(invalid),
