@@ -58,6 +58,34 @@ async fn an_unsure_answer_escalates_and_both_legs_are_paid() {
 }
 
 #[tokio::test]
+async fn a_path_spends_no_more_than_its_max_cost() {
+    let (small, large, router) = pair(UNSURE, LARGE).await;
+    let with = |nanos: u64| {
+        let mut table = table(small.port, large.port);
+        table["paths"]["up"]["maxCost"] = nanos.into();
+        table
+    };
+    // The small answer costs 120,000 billionths; asking the large tier too would be more.
+    router.reload(with(121_000)).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!((reply.status, reply.header("x-smallfirst-outcome")), (200, "best-answer"));
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(confidence) large:skipped(MaxCost)");
+    assert_eq!(reply.header("x-smallfirst-cost"), "0.00012 USD");
+    assert_eq!(large.count(), 0);
+    router.reload(with(300_000)).await;
+    assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-tier"), "large");
+    // More output is allowed than the first tier may cost.
+    let long = body("intent").replacen('{', r#"{"max_tokens": 1000, "#, 1);
+    let reply = router.ask(&long).await;
+    assert_eq!(reply.status, 400, "{}", reply.body);
+    assert!(
+        reply.body.contains("max_tokens: the request may cost more") && reply.body.contains("max_cost"),
+        "{}",
+        reply.body
+    );
+}
+
+#[tokio::test]
 async fn every_fault_of_a_tier_sends_the_request_on() {
     let faults = [
         (Behaviour::Reset, "small:failed(ServerError)"),

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Duration, Empty, LocalRef, ModelClass, Ratio, Score};
+use super::types::{Decimal, Duration, Empty, LocalRef, ModelClass, Ratio, Score};
 
 /// An ordered list of steps over tiers, each with the gates that its answer must pass.
 #[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
@@ -53,6 +53,9 @@ pub struct EscalationPathSpec {
     /// Longest time for the whole cascade of one request. Default: 120s.
     #[serde(default = "default_deadline")]
     pub deadline: Duration,
+    /// Most that one request may cost over all its steps, in the policy's currency. A step is skipped where what was spent, the estimated input and the request's max_tokens, at its tier's prices, come to more. A request without max_tokens is measured by its input alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Decimal>,
     /// What counts as an unavailable tier, and which way to fall.
     #[serde(default)]
     pub failover: Failover,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::timeout_at;
 
-use super::answer::{Answer, Strip};
+use super::answer::{Answer, Strip, Usage};
 use super::body::{Inject, Peek, ResponseFormat};
 use super::breaker::Circuit;
 use super::call::{Body, CallError, call};
@@ -101,11 +101,17 @@ pub async fn walk<'s>(
                 ending: Ending::Accepted,
                 score: None,
                 latency: Duration::ZERO,
-                usage: super::answer::Usage::default(),
+                usage: Usage::default(),
                 cost: Money::default(),
             };
             let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
+            let spent = trace.cost();
             let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair };
+            if path.max_cost.is_some_and(|most| spent + call.at_most() > Money::from_nanos(most)) {
+                entry.ending = Ending::Skipped(Skip::MaxCost.reason());
+                trace.0.push(entry);
+                continue;
+            }
             let said = ask(&call, route.data_class, &context, &mut entry).await;
             entry.latency = begin.elapsed();
             trace.0.push(entry);
@@ -166,6 +172,10 @@ fn unsupported(trace: &Trace<'_>, needs: Needs) -> Option<Problem> {
         let message = format!("messages: about {} tokens are more than any tier takes; steps: {steps}", needs.tokens);
         let problem = Problem::invalid(message, Some("messages".into()));
         return Some(Problem { code: "context_length_exceeded", ..problem });
+    }
+    if all(&[Skip::MaxCost.reason()]) {
+        let message = format!("max_tokens: the request may cost more than this workload allows; steps: {steps}");
+        return Some(Problem { code: "max_cost", ..Problem::invalid(message, Some("max_tokens".into())) });
     }
     let asks = [
         (needs.tools, "tools"),
@@ -231,6 +241,18 @@ struct Call<'a, 's> {
     deadline: tokio::time::Instant,
     /// A timeout after less than this says nothing of who was asked.
     fair: Duration,
+}
+
+impl Call<'_, '_> {
+    /// What the call may come to cost: its estimated input and the output that the request allows, where it says so.
+    fn at_most(&self) -> Money {
+        let usage = Usage {
+            prompt: self.asked.peek.input_tokens_estimate(),
+            cached: 0,
+            completion: self.asked.peek.max_tokens.unwrap_or(0).saturating_mul(self.asked.peek.n.into()),
+        };
+        Money::of(usage, &self.upstream.tier)
+    }
 }
 
 async fn ask<'s>(

@@ -21,6 +21,12 @@ const ONE: i128 = 1_000_000_000_000_000;
 const SHOWN: i128 = 1_000_000;
 
 impl Money {
+    /// A decimal of a table, in 1e-9 of the currency.
+    #[must_use]
+    pub fn from_nanos(nanos: u64) -> Self {
+        Self(i128::from(nanos).saturating_mul(SHOWN))
+    }
+
     /// What an answer costs at a tier's prices. OpenAI's prompt tokens include the cached ones.
     #[must_use]
     pub fn of(usage: Usage, tier: &Tier) -> Self {

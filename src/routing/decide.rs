@@ -113,6 +113,8 @@ pub enum Skip {
     ContextOverflow,
     /// The tier is not cleared for the workload's data.
     DataClass,
+    /// The request may come to cost more than its path allows.
+    MaxCost,
 }
 
 impl Skip {
@@ -123,6 +125,7 @@ impl Skip {
             Self::NotCapable(_) => "NotCapable",
             Self::ContextOverflow => "ContextOverflow",
             Self::DataClass => "DataClass",
+            Self::MaxCost => "MaxCost",
         }
     }
 }

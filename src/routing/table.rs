@@ -125,6 +125,8 @@ pub struct Path {
     pub steps: Vec<Step>,
     /// Bound on the whole cascade, in milliseconds.
     pub deadline_ms: u64,
+    /// Most that a request may cost, in 1e-9 of the currency.
+    pub max_cost: Option<u64>,
     /// What counts as unavailable, sorted.
     pub failover_on: Vec<FailoverReason>,
     /// Which way to fall.

@@ -98,6 +98,19 @@ impl Harness {
         panic!("the router did not become ready");
     }
 
+    /// Puts another table in force.
+    pub async fn reload(&self, table: serde_json::Value) {
+        let before = get(self.admin, "/table").await.header("x-smallfirst-table-hash").to_owned();
+        self.table.send(Some(Arc::from(table.to_string()))).unwrap();
+        for _ in 0..200 {
+            if get(self.admin, "/table").await.header("x-smallfirst-table-hash") != before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the table was not taken");
+    }
+
     pub async fn ask(&self, body: &str) -> Reply {
         self.ask_as("k-finance", body).await
     }

@@ -92,6 +92,11 @@ pub(super) fn resolve(
     let value = table::Path {
         steps,
         deadline_ms: positive(&mut problems, "spec.deadline", &spec.deadline),
+        // Nine digits before the point fit: 1e9 * 1e9 < 2^64.
+        max_cost: spec
+            .max_cost
+            .as_ref()
+            .map(|most| u64::try_from(problems.parsed("spec.maxCost", most.nanos())).unwrap_or_default()),
         failover_on,
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
@@ -114,6 +119,7 @@ pub(super) fn single(tier: &str) -> table::Path {
             accept: Vec::new(),
         }],
         deadline_ms: 120_000,
+        max_cost: None,
         failover_on,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
