@@ -232,6 +232,7 @@ fn path_rows() -> Vec<Row> {
         invalid("/spec/steps/0/timeout", json!("0s"), "spec.steps[0].timeout: must be more than zero"),
         invalid("/spec/steps/0/attempts", json!(0), "spec.steps[0].attempts: 0 must be 1 to 10"),
         invalid("/spec/steps", json!([]), "spec.steps: at least one step is needed"),
+        invalid("/spec/streaming", json!({"commitAfterTokens": 0}), "spec.streaming.commitAfterTokens: 0 must be 1"),
         invalid("/spec/maxCost", json!("1 USD"), "spec.maxCost: \"1 USD\" is not a decimal"),
         invalid("/spec/deadline", json!("1d"), "spec.deadline: \"1d\" is not a duration"),
         gate(json!({}), "spec.steps[0].accept[0]: exactly one of finishReason, jsonSchema, toolCalls, confidence"),

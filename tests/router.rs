@@ -14,6 +14,8 @@ mod local;
 mod process;
 #[path = "router/restart.rs"]
 mod restart;
+#[path = "router/streaming.rs"]
+mod streaming;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -59,6 +59,9 @@ pub struct EscalationPathSpec {
     /// What counts as an unavailable tier, and which way to fall.
     #[serde(default)]
     pub failover: Failover,
+    /// When a streamed answer begins to flow to the client.
+    #[serde(default)]
+    pub streaming: Streaming,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -301,6 +304,39 @@ pub enum Direction {
     Up,
     /// Up, then to FailoverOnly steps, then the best eligible answer.
     UpThenDown,
+}
+
+/// When a streamed answer begins to flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Streaming {
+    /// Hold (the default): when all gates have decided, from memory. Commit: as soon as the gates that can decide on the beginning have, of a step that has only such gates (notMatch, confidence of scope All, and finishReason, which then no longer counts). Requests with tools, a response_format or n above 1 are held in either mode.
+    #[serde(default)]
+    pub mode: StreamingMode,
+    /// With mode Commit: tokens of content that are looked at first. Confidence is then that of these tokens.
+    #[serde(default = "default_commit_after")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub commit_after_tokens: i32,
+}
+
+const fn default_commit_after() -> i32 {
+    32
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self { mode: StreamingMode::default(), commit_after_tokens: default_commit_after() }
+    }
+}
+
+/// How streams are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StreamingMode {
+    /// Whole, before anything is sent.
+    #[default]
+    Hold,
+    /// By their beginning.
+    Commit,
 }
 
 /// What to answer when no answer passed.

@@ -1,7 +1,7 @@
 //! One call of one endpoint: send, read to the end, and say what it was.
 //!
-//! A reply is read whole before anything is judged (streams too: they are held in this version), so that nothing has
-//! been promised to the client when a tier turns out to be no good.
+//! A reply is read whole before anything is judged, so that nothing has been promised to the client when a tier turns out
+//! to be no good. A stream that may be judged by its beginning is read so far, and is then [`Live`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
 use super::endpoints::Endpoint;
+use super::live::Live;
 use super::pool::{Connection, Failed, Pool};
 use super::snapshot::Upstream;
-use super::sse::Parser;
 use crate::api::escalation_path::FailoverReason;
 
 /// Largest reply that is read, in bytes: an endless one must not fill the memory.
-const MOST: usize = 32 << 20;
+pub(super) const MOST: usize = 32 << 20;
 /// Longest `Retry-After` that is obeyed.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -30,6 +30,8 @@ pub enum Body {
     Plain(Bytes),
     /// Payloads of a stream.
     Stream(Vec<Bytes>),
+    /// The beginning of a stream that goes on.
+    Live(Box<Live>),
 }
 
 /// Why a call gave no answer.
@@ -75,9 +77,10 @@ pub async fn call(
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
     request_id: &HeaderValue,
+    commit_after: Option<u32>,
 ) -> Result<(Answer, Body), CallError> {
     use FailoverReason::{ServerError, Unreachable};
-    let _occupied = endpoint.occupy();
+    let occupied = endpoint.occupy();
     let authorization = upstream.authorization.as_ref().map_err(|_| CallError::of(Unreachable, "SecretMissing"))?;
     let make = || {
         let mut request = Request::new(Full::new(body.clone()));
@@ -100,34 +103,31 @@ pub async fn call(
         return Err(refusal(pool, endpoint, response, connection).await);
     }
     let streamed = is(response.headers(), "text/event-stream");
-    let body = if streamed {
-        let mut parser = Parser::new(MOST);
-        let mut events = Vec::new();
-        let mut total = 0;
-        let mut incoming = response.into_body();
-        while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(|_| CallError::of(ServerError, "stream broke"))?;
-            let Some(data) = frame.data_ref() else { continue };
-            total += data.len();
-            if total > MOST {
-                return Err(CallError::of(ServerError, "reply too large"));
-            }
-            parser.push(data, &mut events).map_err(|_| CallError::of(ServerError, "event too large"))?;
+    let (answer, body) = if streamed {
+        let mut live = Live::new(response.into_body(), connection, occupied);
+        let enough = commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+        if live.begin(enough).await? {
+            let answer = live.reader.prefix().map_err(broken)?;
+            return Ok((answer, Body::Live(Box::new(live))));
         }
-        Body::Stream(events)
+        let Live { events, reader, connection, .. } = live;
+        pool.put(endpoint, connection);
+        (reader.finish(), Body::Stream(events))
     } else {
-        Body::Plain(read(response.into_body()).await?)
+        let body = read(response.into_body()).await?;
+        pool.put(endpoint, connection);
+        (Answer::from_completion(&body), Body::Plain(body))
     };
-    pool.put(endpoint, connection);
-    let answer = match &body {
-        Body::Plain(bytes) => Answer::from_completion(bytes),
-        Body::Stream(events) => Answer::from_stream(events),
+    Ok((answer.map_err(broken)?, body))
+}
+
+/// What an answer that is none means for the path.
+pub(super) fn broken(error: AnswerError) -> CallError {
+    let detail = match error {
+        AnswerError::UpstreamError => "200 with an error",
+        AnswerError::Malformed(what) => what,
     };
-    let answer = answer.map_err(|error| match error {
-        AnswerError::UpstreamError => CallError::of(ServerError, "200 with an error"),
-        AnswerError::Malformed(what) => CallError::of(ServerError, what),
-    })?;
-    Ok((answer, body))
+    CallError::of(FailoverReason::ServerError, detail)
 }
 
 async fn read(mut incoming: Incoming) -> Result<Bytes, CallError> {

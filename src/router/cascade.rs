@@ -17,7 +17,7 @@ use super::breaker::Circuit;
 use super::call::{Body, CallError, call};
 use super::endpoints::{Endpoints, choose};
 use super::errors::Problem;
-use super::gates::{CompiledGate, RequestContext, judge};
+use super::gates::{CompiledGate, DecidesOn, RequestContext, judge, judge_prefix};
 use super::money::Money;
 use super::pool::Pool;
 use super::route::Route;
@@ -35,6 +35,8 @@ pub struct World<'a> {
     pub endpoints: &'a Endpoints,
     /// This core's connections.
     pub pool: &'a Pool,
+    /// Whether a stream may be judged by its beginning.
+    pub may_commit: bool,
     /// Draws below a bound.
     pub random: &'a dyn Fn(usize) -> usize,
 }
@@ -106,7 +108,10 @@ pub async fn walk<'s>(
             };
             let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
             let spent = trace.cost();
-            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair };
+            let commit_after =
+                path.commit_after_tokens.filter(|_| world.may_commit && may_commit(asked.peek, &stage.gates));
+            let call =
+                Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair, commit_after };
             if path.max_cost.is_some_and(|most| spent + call.at_most() > Money::from_nanos(most)) {
                 entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                 trace.0.push(entry);
@@ -241,6 +246,14 @@ struct Call<'a, 's> {
     deadline: tokio::time::Instant,
     /// A timeout after less than this says nothing of who was asked.
     fair: Duration,
+    /// Tokens of content after which a stream may be judged.
+    commit_after: Option<u32>,
+}
+
+/// Whether a stream of this request may be judged by its beginning at this step.
+fn may_commit(peek: &Peek<'_>, gates: &[CompiledGate]) -> bool {
+    let plain = !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text;
+    peek.stream && plain && gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole)
 }
 
 impl Call<'_, '_> {
@@ -313,7 +326,17 @@ fn verdict<'s>(
 ) -> Said<'s> {
     entry.usage = answer.usage.unwrap_or_default();
     entry.cost = Money::of(entry.usage, &upstream.tier);
-    let judgement = judge(gates, context, &answer);
+    let judgement = match &body {
+        Body::Live(live) => {
+            // Whatever comes of it: so much was asked for and made. The upstream says it only at the end.
+            let made = u64::try_from(live.reader.content_tokens()).unwrap_or_default();
+            entry.usage =
+                answer.usage.unwrap_or(Usage { prompt: context.tokens_estimate(), cached: 0, completion: made });
+            entry.cost = Money::of(entry.usage, &upstream.tier);
+            judge_prefix(gates, context, &answer)
+        }
+        _ => judge(gates, context, &answer),
+    };
     entry.score = judgement.verdicts.iter().find_map(|v| v.score);
     let served = Served { tier: &upstream.name, outcome: "accepted", body, strip };
     if judgement.accepted {
@@ -322,7 +345,9 @@ fn verdict<'s>(
     let failed = judgement.verdicts.iter().find(|v| !v.passed).map_or("gate", |v| v.gate);
     entry.ending = Ending::Escalated(failed);
     let rank = (upstream.tier.class, judgement.passed_count);
-    Said::Rejected(judgement.returnable.then_some(Candidate { rank, served }))
+    // A stream that is given up at its beginning is no answer to return.
+    let whole = !matches!(served.body, Body::Live(_));
+    Said::Rejected((whole && judgement.returnable).then_some(Candidate { rank, served }))
 }
 
 fn inject(upstream: &Upstream, gates: &[CompiledGate], peek: &Peek<'_>) -> Inject {
@@ -370,7 +395,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
         // What earlier steps left of the deadline may be too little for anybody.
         let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
         let guard = Probe { circuit: &endpoint.circuit, done: false };
-        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id))
+        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.commit_after))
             .await
             .unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
         guard.done();

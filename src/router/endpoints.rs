@@ -99,7 +99,16 @@ impl Endpoint {
 }
 
 /// A request in flight at an endpoint.
+#[derive(Debug)]
 pub struct Occupied(Arc<Endpoint>);
+
+impl Occupied {
+    /// Where it is.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
 
 impl Drop for Occupied {
     fn drop(&mut self) {

@@ -58,13 +58,19 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", message)
     }
 
-    /// The reply.
+    /// The error as JSON.
     #[must_use]
-    pub fn response(&self) -> Response<Full<Bytes>> {
+    pub fn body(&self) -> Bytes {
         let body = serde_json::json!({"error": {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
         }});
-        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        Bytes::from(body.to_string())
+    }
+
+    /// The reply.
+    #[must_use]
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -19,6 +19,7 @@ pub mod endpoints;
 pub mod errors;
 pub mod gates;
 pub(crate) mod json;
+pub mod live;
 pub mod metrics;
 pub mod money;
 pub mod pool;

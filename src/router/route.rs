@@ -52,6 +52,7 @@ type Tiers = BTreeMap<String, Arc<Upstream>>;
 pub struct Routes {
     workloads: Vec<Route>,
     tiers: BTreeMap<String, Route>,
+    commits: bool,
 }
 
 impl Routes {
@@ -73,7 +74,14 @@ impl Routes {
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
-        Ok(Self { workloads, tiers })
+        let commits = table.paths.values().any(|path| path.commit_after_tokens.is_some());
+        Ok(Self { workloads, tiers, commits })
+    }
+
+    /// Whether a path judges streams by their beginning.
+    #[must_use]
+    pub const fn commits(&self) -> bool {
+        self.commits
     }
 
     /// The route of a workload, by its index in the table.

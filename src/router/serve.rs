@@ -1,20 +1,30 @@
 //! One request, from its head to its reply: read, authenticate, classify, walk, reply, account.
+//!
+//! A request is answered by the future that hyper drives, and a client that leaves drops it. Only where a path may commit
+//! a stream early the answer is the work of a task of its own, which goes on after the reply's head was handed over.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{Either, Full};
+use hyper::body::{Frame, Incoming};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::access_log::Entry;
-use super::answer::{frames_from_completion, strip_completion, strip_frames};
+use super::answer::{Strip, frames_from_completion, strip_completion, strip_frames};
 use super::body::{Peek, peek};
 use super::call::Body;
 use super::cascade::{Asked, Served, World, walk};
 use super::errors::Problem;
 use super::gates::{CompiledGate, validate_request_schema};
+use super::live::{End, Live};
+use super::money::Money;
 use super::pool::Pool;
 use super::receive::{discard, read};
 use super::route::Route;
@@ -24,7 +34,33 @@ use super::trace::Trace;
 use crate::routing::decide::{self, Signals, Unroutable};
 
 /// The reply of every path through here.
-pub type Reply = Response<Full<Bytes>>;
+pub type Reply = Response<Either<Full<Bytes>, Frames>>;
+
+/// A body that comes in pieces.
+#[derive(Debug)]
+pub struct Frames(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// A reply whose body is still on its way.
+struct Flow {
+    live: Box<Live>,
+    strip: Strip,
+    client: mpsc::Sender<Bytes>,
+}
+
+/// Pieces of a committed stream that wait for a slow client.
+const PIECES: usize = 16;
 
 /// Who a request is and where it went, for the log.
 struct Account<'s> {
@@ -35,27 +71,30 @@ struct Account<'s> {
 }
 
 /// Answers a request. Never fails: what is wrong is in the reply.
-pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> Reply {
+pub async fn serve(shared: &Arc<Shared>, pool: &Pool, request: Request<Incoming>) -> Reply {
     let begin = Instant::now();
     let Some(snapshot) = shared.snapshot.load_full() else {
         let message = "the router has no routing table yet";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_table", message).response();
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_table", message);
+        return problem.response().map(Either::Left);
     };
     let id = request_id(shared, request.headers());
     let mut reply = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/v1/chat/completions") => {
-            shared.metrics.in_flight.inc();
-            let _guard = InFlight(shared);
-            let account = Account { client: "-", route: None, outcome: "client_gone", trace: Trace::default() };
-            let mut open = Open { shared, snapshot: &snapshot, id: &id, begin, account, status: CLIENT_GONE };
-            let reply = chat(shared, pool, &snapshot, request, &id, &mut open.account).await;
-            let mut reply = reply.unwrap_or_else(|problem| {
-                open.account.outcome = problem.code;
-                problem.response()
+        (&Method::POST, "/v1/chat/completions") if snapshot.routes.commits() => {
+            let (shared, pool, id) = (shared.clone(), pool.clone(), id.clone());
+            let (head, reply) = oneshot::channel();
+            tokio::task::spawn_local(async move {
+                let exchange = Exchange { shared: &shared, pool: &pool, snapshot: &snapshot, id: &id, begin };
+                exchange.flowing(request, head).await;
             });
-            open.status = reply.status().as_u16();
-            describe(&open.account, &snapshot, reply.headers_mut());
-            reply
+            reply.await.unwrap_or_else(|_| {
+                let message = "the request was dropped";
+                let problem = Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message);
+                problem.response().map(Either::Left)
+            })
+        }
+        (&Method::POST, "/v1/chat/completions") => {
+            Exchange { shared, pool, snapshot: &snapshot, id: &id, begin }.whole(request).await
         }
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (method, "/v1/chat/completions" | "/v1/models") => {
@@ -63,15 +102,89 @@ pub async fn serve(shared: &Shared, pool: &Pool, request: Request<Incoming>) -> 
             discard(request.into_body(), shared.limits.body_timeout).await;
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
                 .response()
+                .map(Either::Left)
         }
         _ => {
             discard(request.into_body(), shared.limits.body_timeout).await;
             let message = "this path is not served; served are POST /v1/chat/completions and GET /v1/models";
-            Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message).response()
+            Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+                .response()
+                .map(Either::Left)
         }
     };
     reply.headers_mut().insert(&X_REQUEST_ID, id);
     reply
+}
+
+/// One chat request and what it is answered with.
+#[derive(Clone, Copy)]
+struct Exchange<'a> {
+    shared: &'a Shared,
+    pool: &'a Pool,
+    snapshot: &'a Snapshot,
+    id: &'a HeaderValue,
+    begin: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    fn open(&self) -> Open<'a> {
+        let Self { shared, snapshot, id, begin, .. } = *self;
+        let account = Account { client: "-", route: None, outcome: "client_gone", trace: Trace::default() };
+        shared.metrics.in_flight.inc();
+        Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
+    }
+
+    /// Answers with all of the answer.
+    async fn whole(self, request: Request<Incoming>) -> Reply {
+        let mut open = self.open();
+        let answered = chat(self, request, false, &mut open.account).await;
+        self.reply(answered, &mut open).0
+    }
+
+    /// Hands over the reply's head as soon as the answer is committed, and passes on the rest.
+    async fn flowing(self, request: Request<Incoming>, mut head: oneshot::Sender<Reply>) {
+        let mut open = self.open();
+        let answered = tokio::select! {
+            answered = chat(self, request, true, &mut open.account) => answered,
+            () = head.closed() => return,
+        };
+        let (mut reply, flow) = self.reply(answered, &mut open);
+        reply.headers_mut().insert(&X_REQUEST_ID, self.id.clone());
+        let sent = head.send(reply).is_ok();
+        let Some(Flow { mut live, strip, client }) = flow else { return };
+        let end = if sent { live.pass_on(strip, &client).await } else { End::ClientGone };
+        match end {
+            End::Done => {}
+            End::Broken => open.account.outcome = "stream_broken",
+            End::ClientGone => (open.account.outcome, open.status) = ("client_gone", CLIENT_GONE),
+        }
+        if let Some(leg) = open.account.trace.0.last_mut() {
+            leg.latency += live.since.elapsed();
+            leg.usage = live.usage(leg.usage);
+            leg.cost = Money::of(leg.usage, &leg.leg.upstream.tier);
+            if end == End::Broken {
+                let jitter = f64::from(u8::try_from(self.shared.random(100)).unwrap_or_default()) / 100.0;
+                let tier = &leg.leg.upstream.circuit;
+                tier.lock().unwrap_or_else(PoisonError::into_inner).failure(Instant::now(), jitter);
+                live.endpoint().circuit().failure(Instant::now(), jitter);
+            }
+        }
+        live.release(self.pool, end);
+    }
+
+    fn reply(&self, answered: Result<(Reply, Option<Flow>), Problem>, open: &mut Open<'_>) -> (Reply, Option<Flow>) {
+        let (mut reply, flow) = answered.unwrap_or_else(|problem| {
+            open.account.outcome = problem.code;
+            (problem.response().map(Either::Left), None)
+        });
+        open.status = reply.status().as_u16();
+        describe(&open.account, self.snapshot, reply.headers_mut());
+        if flow.is_some() {
+            // Nobody knows yet what it will come to.
+            reply.headers_mut().remove(&COST);
+        }
+        (reply, flow)
+    }
 }
 
 struct InFlight<'a>(&'a Shared);
@@ -94,6 +207,7 @@ struct Open<'a> {
     begin: Instant,
     account: Account<'a>,
     status: u16,
+    _in_flight: InFlight<'a>,
 }
 
 impl Drop for Open<'_> {
@@ -171,7 +285,7 @@ fn authenticate(snapshot: &Snapshot, headers: &HeaderMap) -> Result<Option<usize
 fn models(snapshot: &Snapshot, headers: &HeaderMap) -> Reply {
     let client = match authenticate(snapshot, headers) {
         Ok(client) => client,
-        Err(problem) => return problem.response(),
+        Err(problem) => return problem.response().map(Either::Left),
     };
     let names = decide::names(&snapshot.table, client);
     let data: Vec<_> = names
@@ -183,7 +297,7 @@ fn models(snapshot: &Snapshot, headers: &HeaderMap) -> Reply {
 }
 
 fn reply_with(body: Bytes, kind: &'static str) -> Reply {
-    let mut reply = Response::new(Full::new(body));
+    let mut reply = Response::new(Either::Left(Full::new(body)));
     // Ours, and those that hyper adds.
     reply.headers_mut().reserve(10);
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -191,13 +305,12 @@ fn reply_with(body: Bytes, kind: &'static str) -> Reply {
 }
 
 async fn chat<'s>(
-    shared: &Shared,
-    pool: &Pool,
-    snapshot: &'s Snapshot,
+    exchange: Exchange<'s>,
     request: Request<Incoming>,
-    id: &HeaderValue,
+    may_commit: bool,
     account: &mut Account<'s>,
-) -> Result<Reply, Problem> {
+) -> Result<(Reply, Option<Flow>), Problem> {
+    let Exchange { shared, pool, snapshot, id, .. } = exchange;
     let (head, incoming) = request.into_parts();
     let client = match authenticate(snapshot, &head.headers) {
         Ok(client) => client,
@@ -230,11 +343,11 @@ async fn chat<'s>(
         })?;
     }
     let endpoints = shared.endpoints.load();
-    let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
+    let world = World { endpoints: &endpoints, pool, may_commit, random: &|bound| shared.random(bound) };
     let asked = Asked { body: &body, peek: &peek, id };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
-    reply(&served, &peek)
+    reply(served, &peek)
 }
 
 fn classify<'s>(
@@ -255,24 +368,32 @@ fn classify<'s>(
 }
 
 /// The answer as the client asked for it, without what the router injected.
-fn reply(served: &Served<'_>, peek: &Peek<'_>) -> Result<Reply, Problem> {
+fn reply(served: Served<'_>, peek: &Peek<'_>) -> Result<(Reply, Option<Flow>), Problem> {
     let broken = |_| {
         let message = "the answer could not be written as a stream";
         Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message)
     };
-    let mut reply = match (&served.body, peek.stream) {
-        (Body::Plain(body), false) => reply_with(strip_completion(body, served.strip), "application/json"),
+    let mut flow = None;
+    let mut reply = match (served.body, peek.stream) {
+        (Body::Plain(body), false) => reply_with(strip_completion(&body, served.strip), "application/json"),
         (Body::Plain(body), true) => {
-            let stripped = strip_completion(body, served.strip);
+            let stripped = strip_completion(&body, served.strip);
             let frames = frames_from_completion(&stripped, peek.include_usage).map_err(broken)?;
             reply_with(encode(&frames), "text/event-stream")
         }
         (Body::Stream(events), _) => {
-            let mut frames = strip_frames(events, served.strip);
+            let mut frames = strip_frames(&events, served.strip);
             if frames.last().is_none_or(|last| last.as_ref() != DONE) {
                 frames.push(Bytes::from_static(DONE));
             }
             reply_with(encode(&frames), "text/event-stream")
+        }
+        (Body::Live(live), _) => {
+            let (client, pieces) = mpsc::channel(PIECES);
+            flow = Some(Flow { live, strip: served.strip, client });
+            let mut reply = Response::new(Either::Right(Frames(pieces)));
+            reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            reply
         }
     };
     let headers = reply.headers_mut();
@@ -281,5 +402,5 @@ fn reply(served: &Served<'_>, peek: &Peek<'_>) -> Result<Reply, Problem> {
     if peek.stream {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
-    Ok(reply)
+    Ok((reply, flow))
 }

@@ -123,7 +123,12 @@ async fn accept(
     }
 }
 
-async fn connection(shared: &Shared, pool: &Pool, stream: tokio::net::TcpStream, mut stopped: watch::Receiver<bool>) {
+async fn connection(
+    shared: &Arc<Shared>,
+    pool: &Pool,
+    stream: tokio::net::TcpStream,
+    mut stopped: watch::Receiver<bool>,
+) {
     let service =
         service_fn(|request| async move { Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await) });
     let mut builder = http1::Builder::new();

@@ -129,6 +129,8 @@ pub struct Path {
     pub max_cost: Option<u64>,
     /// What counts as unavailable, sorted.
     pub failover_on: Vec<FailoverReason>,
+    /// Tokens of content after which a stream is judged by its beginning. `None`: it is held to its end.
+    pub commit_after_tokens: Option<u32>,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.

@@ -16,6 +16,8 @@ pub enum Behaviour {
     Slow(Duration, &'static str),
     /// The same as a stream, where the request asks for one.
     Stream(&'static str, f64),
+    /// A stream of so many tokens, each at this log probability and after a pause; it breaks off before the token given.
+    Flow { tokens: usize, logprob: f64, pause: Duration, cut: Option<usize> },
     /// This status with a body that must never reach a client.
     Status(u16),
     /// 400: the request is longer than the context.
@@ -92,6 +94,13 @@ async fn serve(
             Behaviour::Stream(text, logprob) => {
                 http("200 OK", "text/event-stream", "", &stream_of(text, logprob, &body))
             }
+            Behaviour::Flow { tokens, logprob, pause, cut } => {
+                if flow(&mut stream, tokens, logprob, pause, cut, &body).await.is_none() {
+                    gone.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                continue;
+            }
             Behaviour::TooLong => {
                 http("400 Bad Request", "application/json", "", r#"{"error":{"code":"context_length_exceeded"}}"#)
             }
@@ -119,6 +128,38 @@ async fn serve(
             return;
         }
     }
+}
+
+/// `None` when it did not come to its end.
+async fn flow(
+    stream: &mut TcpStream,
+    tokens: usize,
+    logprob: f64,
+    pause: Duration,
+    cut: Option<usize>,
+    request: &str,
+) -> Option<()> {
+    let mut send = async |text: String| stream.write_all(text.as_bytes()).await.ok();
+    let piece = |event: &str| format!("{:x}\r\ndata: {event}\n\n\r\n", event.len() + 8);
+    send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".into()).await?;
+    for token in 0..tokens {
+        if cut == Some(token) {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        let text = format!("t{token} ");
+        let mut choice = serde_json::json!({"index": 0, "delta": {"content": text}, "finish_reason": null});
+        if request.contains("\"logprobs\":true") {
+            choice["logprobs"] = logprobs(&text, logprob);
+        }
+        let chunk = serde_json::json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "fake", "choices": [choice]});
+        send(piece(&chunk.to_string())).await?;
+    }
+    let rest = stream_of("", 0.0, "\"stream\":true \"include_usage\":true");
+    for event in rest.split("\n\n").skip(1).filter_map(|event| event.strip_prefix("data: ")) {
+        send(piece(event)).await?;
+    }
+    send("0\r\n\r\n".into()).await
 }
 
 async fn request(stream: &mut TcpStream) -> Option<String> {

@@ -98,10 +98,20 @@ pub(super) fn resolve(
             .as_ref()
             .map(|most| u64::try_from(problems.parsed("spec.maxCost", most.nanos())).unwrap_or_default()),
         failover_on,
+        commit_after_tokens: commit_after(&mut problems, &spec.streaming),
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
     problems.into_result(ACCEPTED, Valid { value, unresolved: waiting.into_invalid(RESOLVED_REFS) })
+}
+
+fn commit_after(problems: &mut Problems, streaming: &api::Streaming) -> Option<u32> {
+    let tokens = streaming.commit_after_tokens;
+    let bounded = u32::try_from(tokens).ok().filter(|tokens| (1..=4096).contains(tokens));
+    if bounded.is_none() {
+        problems.add(REASON_INVALID, "spec.streaming.commitAfterTokens", format!("{tokens} must be 1 to 4096"));
+    }
+    bounded.filter(|_| streaming.mode == api::StreamingMode::Commit)
 }
 
 /// The path of a workload that uses one tier, or of a tier that clients name: with a step's and a path's defaults.
@@ -121,6 +131,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         deadline_ms: 120_000,
         max_cost: None,
         failover_on,
+        commit_after_tokens: None,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

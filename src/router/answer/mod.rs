@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::api::escalation_path::FinishReason;
 
 pub use frames::frames_from_completion;
+pub use read::Reader;
 pub use strip::{Strip, strip_completion, strip_frames};
 
 /// A 200 that is no answer.
@@ -132,7 +133,7 @@ impl Answer {
             if payload.as_ref() == super::sse::DONE {
                 break;
             }
-            reader.chunk(text(payload)?)?;
+            reader.chunk(payload)?;
         }
         reader.finish()
     }

@@ -108,17 +108,19 @@ fn usage(raw: &RawValue) -> Option<Usage> {
 /// Choices that an upstream may return; `n` is bounded by the same number.
 const MAX_CHOICES: usize = 128;
 
-/// Assembles an answer.
-#[derive(Default)]
-pub(super) struct Reader {
+/// Assembles an answer from the payloads of a stream, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
     parts: Vec<Part>,
     usage: Option<Usage>,
 }
 
 /// A choice in the making.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     choice: Choice,
+    /// Tokens of content: as many as had log probabilities, else one a chunk.
+    content_tokens: usize,
     ended: bool,
     /// Whether anything was said of it at all: indices may come in any order.
     seen: bool,
@@ -140,8 +142,35 @@ pub(super) fn completion(body: &str) -> Result<Answer, AnswerError> {
 
 impl Reader {
     /// Reads one chunk.
-    pub(super) fn chunk(&mut self, body: &str) -> Result<(), AnswerError> {
-        self.add(body).map(|_| ())
+    ///
+    /// # Errors
+    /// It is an error object, or no chunk.
+    pub fn chunk(&mut self, payload: &[u8]) -> Result<(), AnswerError> {
+        self.add(super::text(payload)?).map(|_| ())
+    }
+
+    /// Tokens of the first choice's content so far; reasoning is none.
+    #[must_use]
+    pub fn content_tokens(&self) -> usize {
+        self.parts.first().map_or(0, |part| part.content_tokens)
+    }
+
+    /// Usage, where the upstream has said it.
+    #[must_use]
+    pub const fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// What there is, as if it ended here.
+    ///
+    /// # Errors
+    /// There is nothing yet.
+    pub fn prefix(&self) -> Result<Answer, AnswerError> {
+        let mut reader = self.clone();
+        for part in &mut reader.parts {
+            part.ended = true;
+        }
+        reader.finish()
     }
 
     /// Adds a body; false if one of its choices has no message.
@@ -170,7 +199,11 @@ impl Reader {
         Ok(complete)
     }
 
-    pub(super) fn finish(self) -> Result<Answer, AnswerError> {
+    /// The answer.
+    ///
+    /// # Errors
+    /// The stream had no choice, or ended before a choice had.
+    pub fn finish(self) -> Result<Answer, AnswerError> {
         let choices = self.parts.into_iter().map(Part::finish).collect::<Result<Vec<_>, _>>()?;
         if choices.is_empty() {
             return Err(AnswerError::Malformed("no choices"));
@@ -184,7 +217,9 @@ impl Part {
         self.seen = true;
         let complete = from.message.is_some();
         if let Some(Object(message)) = from.message {
-            if let Some(text) = message.content {
+            if let Some(text) = message.content.filter(|text| !text.0.is_empty()) {
+                let tokens = from.logprobs.as_ref().and_then(|l| l.0.content.as_ref()).map_or(1, TokenList::len);
+                self.content_tokens += tokens.max(1);
                 push(&mut self.choice.content, text.0);
             }
             if let Some(text) = message.refusal {

@@ -86,11 +86,17 @@ impl<'a> Best<'a> {
 }
 
 /// Gathers tokens over the chunks of a stream.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Builder {
     list: Vec<Token>,
     /// The tokens' bytes, one after the other; their offsets are in `list`.
     bytes: Vec<u8>,
+}
+
+impl TokenList<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Builder {

@@ -37,6 +37,11 @@ impl Confidence {
         Ok(Self { measure, quantile, scope, at_least })
     }
 
+    /// Whether every token counts, wherever it stands.
+    pub(super) const fn is_of_all(&self) -> bool {
+        matches!(self.scope, Some(ConfidenceScope::All))
+    }
+
     /// The chosen token is usually among the alternatives, so a margin needs two.
     pub(super) const fn alternatives(&self) -> u8 {
         match self.measure {

@@ -29,6 +29,12 @@ impl<'a> RequestContext<'a> {
         self.peek.schema.map(serde_json::value::RawValue::get)
     }
 
+    /// Tokens that the request probably has.
+    #[must_use]
+    pub fn tokens_estimate(&self) -> u64 {
+        self.peek.input_tokens_estimate()
+    }
+
     /// The client's own limit on output tokens.
     #[must_use]
     pub const fn max_tokens(&self) -> Option<u64> {

@@ -51,6 +51,17 @@ enum Kind {
     ToolCalls,
 }
 
+/// What a gate decides on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidesOn {
+    /// The beginning is enough.
+    Prefix,
+    /// How the answer ended.
+    End,
+    /// The whole answer.
+    Whole,
+}
+
 /// What one gate found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -179,6 +190,17 @@ impl CompiledGate {
         }
     }
 
+    /// What the gate decides on. A `finishReason` speaks of an end that a committed stream is not judged by.
+    #[must_use]
+    pub const fn decides_on(&self) -> DecidesOn {
+        match &self.kind {
+            Kind::Match(gate) if !gate.wanted => DecidesOn::Prefix,
+            Kind::Confidence(gate) if gate.is_of_all() => DecidesOn::Prefix,
+            Kind::FinishReason(_) => DecidesOn::End,
+            _ => DecidesOn::Whole,
+        }
+    }
+
     /// Whether an answer that fails this gate is never returned.
     #[must_use]
     pub const fn required(&self) -> bool {
@@ -232,11 +254,25 @@ pub fn compile_all(gates: &[Gate]) -> Result<Vec<CompiledGate>, String> {
     Ok(compiled)
 }
 
+/// Judges the beginning of an answer by the gates that decide on it.
+#[must_use]
+pub fn judge_prefix(gates: &[CompiledGate], request: &RequestContext<'_>, answer: &Answer) -> Judgement {
+    judge_by(gates.iter().filter(|gate| gate.decides_on() == DecidesOn::Prefix), request, answer)
+}
+
 /// Judges an answer by gates in the order of [`compile_all`]. No gates: accepted.
 #[must_use]
 pub fn judge(gates: &[CompiledGate], request: &RequestContext<'_>, answer: &Answer) -> Judgement {
-    let mut judgement =
-        Judgement { accepted: true, verdicts: Vec::with_capacity(gates.len()), returnable: true, passed_count: 0 };
+    judge_by(gates.iter(), request, answer)
+}
+
+fn judge_by<'g>(
+    gates: impl Iterator<Item = &'g CompiledGate>,
+    request: &RequestContext<'_>,
+    answer: &Answer,
+) -> Judgement {
+    let verdicts = Vec::with_capacity(gates.size_hint().1.unwrap_or_default());
+    let mut judgement = Judgement { accepted: true, verdicts, returnable: true, passed_count: 0 };
     let contents: Vec<Content<'_>> = answer.choices.iter().map(|choice| Content::new(&choice.content)).collect();
     for gate in gates {
         if !judgement.accepted && !gate.required() {
