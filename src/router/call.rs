@@ -99,6 +99,7 @@ pub async fn call(
         Failed::Connect => CallError::of(Unreachable, "no connection"),
         Failed::Broken => CallError::of(ServerError, "connection broke before a reply"),
     })?;
+    endpoint.heard();
     if response.status() != StatusCode::OK {
         return Err(refusal(pool, endpoint, response, connection).await);
     }

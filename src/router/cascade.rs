@@ -17,6 +17,7 @@ use super::breaker::Circuit;
 use super::call::{Body, CallError, call};
 use super::endpoints::{Endpoints, choose};
 use super::errors::Problem;
+use super::frozen::{SET_ASIDE, frozen};
 use super::gates::{CompiledGate, DecidesOn, RequestContext, judge, judge_prefix};
 use super::money::Money;
 use super::pool::Pool;
@@ -395,9 +396,22 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
         // What earlier steps left of the deadline may be too little for anybody.
         let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
         let guard = Probe { circuit: &endpoint.circuit, done: false };
-        let result = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.commit_after))
-            .await
-            .unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
+        let called = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.commit_after));
+        let result = match &upstream.health {
+            None => called.await,
+            Some(health) => tokio::select! {
+                biased;
+                result = called => result,
+                () = frozen(world.pool, &endpoint, health) => {
+                    guard.done();
+                    endpoint.circuit().open(Instant::now() + SET_ASIDE);
+                    last = CallError::of(FailoverReason::ServerError, "frozen");
+                    tried.push(endpoint);
+                    continue;
+                }
+            },
+        };
+        let result = result.unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
         guard.done();
         match result {
             Ok(answered) => {

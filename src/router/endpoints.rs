@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Uri};
 
@@ -42,6 +42,16 @@ pub struct Endpoint {
     pub in_flight: AtomicUsize,
     /// Whether it answers.
     pub circuit: Mutex<Circuit>,
+    /// When it was last heard on any connection, in milliseconds since [`epoch`].
+    heard: AtomicU64,
+    /// When it was last asked whether it lives, and whether it did.
+    pub(super) probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
+}
+
+/// What times of hearing are counted from: a number fits an atomic.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
 }
 
 /// Namespace, Service, and name of its port, which is empty for a port without one.
@@ -68,7 +78,15 @@ impl Endpoint {
     fn new(address: Address, host: HeaderValue) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let id = IDS.fetch_add(1, Ordering::Relaxed);
-        Self { id, address, host, in_flight: AtomicUsize::new(0), circuit: Mutex::default() }
+        Self {
+            id,
+            address,
+            host,
+            in_flight: AtomicUsize::new(0),
+            circuit: Mutex::default(),
+            heard: AtomicU64::new(0),
+            probed: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The endpoint of a base URL, if it names a host.
@@ -84,6 +102,18 @@ impl Endpoint {
     /// Its circuit.
     pub fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it was heard.
+    pub fn heard(&self) {
+        let now = u64::try_from(epoch().elapsed().as_millis()).unwrap_or_default();
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// For how long it has not been heard.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        epoch().elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
     }
 
     /// Counts a request as in flight until the guard is dropped.

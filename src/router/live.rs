@@ -83,6 +83,7 @@ impl Live {
         let error = |what| CallError::of(FailoverReason::ServerError, what);
         let Some(frame) = self.incoming.frame().await else { return Ok(false) };
         let frame = frame.map_err(|_| error("stream broke"))?;
+        self.endpoint().heard();
         let Some(data) = frame.data_ref() else { return Ok(true) };
         self.read += data.len();
         if self.read > MOST {

@@ -17,6 +17,7 @@ pub mod cascade;
 pub mod control;
 pub mod endpoints;
 pub mod errors;
+pub mod frozen;
 pub mod gates;
 pub(crate) mod json;
 pub mod live;

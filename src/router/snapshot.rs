@@ -57,6 +57,8 @@ pub struct Upstream {
     pub tier: Tier,
     /// Path of chat completions at its endpoints.
     pub chat: Uri,
+    /// Path that its endpoints answer while they live, where that is known.
+    pub health: Option<Uri>,
     /// `authorization`, where the tier needs one.
     pub authorization: Result<Option<HeaderValue>, Problem>,
     /// Whether it answers.
@@ -130,8 +132,14 @@ fn compile_tiers(
     for (name, tier) in &table.tiers {
         let old = before.and_then(|b| b.tiers.get(name)).filter(|old| old.tier.backend == tier.backend);
         let mut authorization = Ok(None);
+        let mut health = None;
         let (chat, place) = match &tier.backend {
-            Backend::Service { name, port_name, port: _ } => {
+            Backend::Service { name, port_name, health: path, port: _ } => {
+                health = path
+                    .as_ref()
+                    .map(|path| path.parse())
+                    .transpose()
+                    .map_err(|_| Refused::Part(format!("tier {name}: {path:?} is no path")))?;
                 let port = (table.namespace.clone(), name.clone(), port_name.clone().unwrap_or_default());
                 (Uri::from_static("/v1/chat/completions"), Place::Service(port))
             }
@@ -150,8 +158,9 @@ fn compile_tiers(
             }
         };
         let circuit = old.map_or_else(Arc::default, |o| o.circuit.clone());
-        let upstream = Upstream { name: name.clone(), tier: tier.clone(), chat, authorization, circuit, place };
-        tiers.insert(name.clone(), Arc::new(upstream));
+        let (name, tier) = (name.clone(), tier.clone());
+        let upstream = Upstream { name: name.clone(), tier, chat, health, authorization, circuit, place };
+        tiers.insert(name, Arc::new(upstream));
     }
     Ok(tiers)
 }

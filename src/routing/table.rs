@@ -107,6 +107,8 @@ pub enum Backend {
         port: u16,
         /// Name of the Service's port when it has one: EndpointSlices are keyed by it.
         port_name: Option<String>,
+        /// Path that the engine answers while it lives. `None`: a silent endpoint can't be told from a busy one.
+        health: Option<String>,
     },
     /// A base URL, such as `https://api.example.com/v1`.
     Url {

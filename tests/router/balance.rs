@@ -1,7 +1,7 @@
 //! Several endpoints of one tier: how requests spread, and what is said of those that fail.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fake_upstream::{Behaviour, FakeUpstream};
 use super::harness::{Harness, body, post, table};
@@ -11,7 +11,7 @@ use super::{LARGE, SURE};
 fn behind_service(large: u16) -> serde_json::Value {
     let mut table = table(1, large);
     table["tiers"]["small"]["backend"] =
-        serde_json::json!({"service": {"name": "small", "port": 80, "portName": null}});
+        serde_json::json!({"service": {"name": "small", "port": 80, "portName": null, "health": "/health"}});
     table
 }
 
@@ -119,4 +119,50 @@ async fn what_is_left_of_a_deadline_is_no_proof_against_a_tier() {
     }
     let reply = router.ask(&body("draft")).await;
     assert_eq!(reply.header("x-smallfirst-steps"), "large:accepted");
+}
+
+/// A table whose steps have the time that a frozen endpoint takes to be known as such.
+fn patient(large: u16) -> serde_json::Value {
+    let mut given = behind_service(large);
+    given["paths"]["up"]["deadlineMs"] = 20_000.into();
+    for step in given["paths"]["up"]["steps"].as_array_mut().unwrap() {
+        step["timeoutMs"] = 10_000.into();
+    }
+    given
+}
+
+#[tokio::test]
+async fn a_frozen_endpoint_loses_nobody_and_is_set_aside() {
+    let (fakes, large, router) = three([SURE, SURE, SURE]).await;
+    router.reload(patient(large.port)).await;
+    load(&router, 6, 5).await;
+    fakes[0].now(Behaviour::Frozen);
+    let begin = Instant::now();
+    load(&router, 30, 1).await;
+    // Half a second of silence, 0.3 s to say that it lives, and the answer of another.
+    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
+    let asked = fakes[0].count();
+    load(&router, 10, 10).await;
+    assert_eq!((fakes[0].count(), large.count()), (asked, 0), "it is not asked again at once");
+}
+
+#[tokio::test]
+async fn a_tier_that_is_frozen_as_a_whole_is_stepped_over() {
+    let frozen = || Behaviour::Frozen;
+    let (_fakes, large, router) = three([frozen(), frozen(), frozen()]).await;
+    router.reload(patient(large.port)).await;
+    let begin = Instant::now();
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:failed(ServerError) large:accepted");
+    assert!(begin.elapsed() < Duration::from_millis(2500), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_not_asked_for_twice() {
+    let slow = || Behaviour::Slow(Duration::from_millis(1800), "small says");
+    let (fakes, large, router) = three([slow(), slow(), slow()]).await;
+    router.reload(patient(large.port)).await;
+    load(&router, 6, 1).await;
+    let asked: usize = fakes.iter().map(FakeUpstream::count).sum();
+    assert_eq!((asked, large.count()), (6, 0));
 }

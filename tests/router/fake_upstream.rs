@@ -26,8 +26,10 @@ pub enum Behaviour {
     Busy(u32),
     /// The connection is closed after the request was read.
     Reset,
-    /// No answer at all.
+    /// No answer to chat; the health path still answers.
     Hang,
+    /// No answer to anything.
+    Frozen,
     /// 200 with this body.
     Raw(&'static str),
 }
@@ -80,10 +82,14 @@ async fn serve(
     last_body: Arc<Mutex<String>>,
 ) {
     while let Some(body) = request(&mut stream).await {
-        requests.fetch_add(1, Ordering::SeqCst);
-        last_body.lock().unwrap().clone_from(&body);
         let behaviour = behaviour.lock().unwrap().clone();
+        let health = body == "health";
+        if !health {
+            requests.fetch_add(1, Ordering::SeqCst);
+            last_body.lock().unwrap().clone_from(&body);
+        }
         let reply = match behaviour {
+            behaviour if health && !matches!(behaviour, Behaviour::Frozen) => http("200 OK", "text/plain", "", "ok"),
             Behaviour::Answer(text, logprob) => {
                 http("200 OK", "application/json", "", &completion(text, logprob, &body))
             }
@@ -112,7 +118,7 @@ async fn serve(
             }
             Behaviour::Raw(text) => http("200 OK", "application/json", "", text),
             Behaviour::Reset => return,
-            Behaviour::Hang => {
+            Behaviour::Hang | Behaviour::Frozen => {
                 let mut buffer = [0; 1];
                 // Ends when the router closes the connection.
                 if matches!(
@@ -168,6 +174,9 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(&bytes).to_string();
         if let Some(end) = text.find("\r\n\r\n") {
+            if text.starts_with("GET /health") {
+                return Some("health".into());
+            }
             let head = text[..end].to_lowercase();
             let length =
                 head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);

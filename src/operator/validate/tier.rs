@@ -119,6 +119,7 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             name: format!("{}-pool", tier.metadata.name.as_deref().unwrap_or_default()),
             port: pool_port(problems, pool),
             port_name: Some("http".to_owned()),
+            health: engines::of(pool.engine).health.map(str::to_owned),
         },
         (None, Some(provider), None) => Backend::Url {
             base_url: base_url(problems, provider),
@@ -128,6 +129,7 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             name: service.service_ref.name.clone(),
             port: port(problems, "spec.service.serviceRef.port", service.service_ref.port),
             port_name: None,
+            health: None,
         },
         _ => {
             problems.add(REASON_INVALID, "spec", "exactly one of pool, provider and service must be set");
@@ -138,7 +140,7 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
 
 /// The tier with the name of the port that it names by number: endpoints of a Service are known by it.
 pub(super) fn with_port_name(mut tier: table::Tier, observed: &Observed) -> table::Tier {
-    if let Backend::Service { name, port, port_name: port_name @ None } = &mut tier.backend {
+    if let Backend::Service { name, port, port_name: port_name @ None, .. } = &mut tier.backend {
         *port_name = observed.port_names.get(&(name.clone(), *port)).cloned();
     }
     tier
