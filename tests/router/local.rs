@@ -7,6 +7,17 @@ use std::process::Command;
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/samples/quickstart.yaml");
 
+/// The command of the README, with the models where they are.
+fn of_the_readme(compact: u16, frontier: u16) -> Command {
+    let readme = include_str!("../../README.md");
+    let line = readme.lines().find_map(|line| line.strip_prefix("smallfirst local ")).expect("a command");
+    let line = line.replace("127.0.0.1:8000", &format!("127.0.0.1:{compact}"));
+    let line = line.replace("127.0.0.1:8001", &format!("127.0.0.1:{frontier}"));
+    let mut local = command("local");
+    local.current_dir(env!("CARGO_MANIFEST_DIR")).args(line.split_whitespace());
+    local
+}
+
 fn local(manifests: &str, compact: u16, frontier: u16) -> Command {
     let mut local = command("local");
     local.arg(manifests).args(["--endpoint", &format!("compact=http://127.0.0.1:{compact}/v1")]);
@@ -23,12 +34,13 @@ fn asked(model: &str) -> Vec<u8> {
 async fn the_sample_answers_escalates_and_logs() {
     let compact = FakeUpstream::start(Behaviour::Answer(r#"{"intent": "refund"}"#, -0.01)).await;
     let frontier = FakeUpstream::start(Behaviour::Answer(r#"{"intent": "complaint"}"#, -0.01)).await;
-    let process = Process::serving(local(SAMPLE, compact.port, frontier.port)).await;
-    let reply = post(process.address, "k-finance", &asked("intent")).await;
+    let key = "a-key-of-your-choice";
+    let process = Process::serving(of_the_readme(compact.port, frontier.port)).await;
+    let reply = post(process.address, key, &asked("intent")).await;
     assert_eq!((reply.status, reply.header("x-smallfirst-steps")), (200, "compact:accepted"), "{}", reply.body);
     assert!(reply.body.contains("refund"));
     compact.now(Behaviour::Answer(r#"{"intent": "refund"}"#, -3.0));
-    let reply = post(process.address, "k-finance", &asked("intent")).await;
+    let reply = post(process.address, key, &asked("intent")).await;
     assert_eq!(reply.header("x-smallfirst-steps"), "compact:escalated(confidence) frontier:accepted");
     assert!(reply.body.contains("complaint"));
     assert_eq!(post(process.address, "k-wrong", &asked("intent")).await.status, 401);
