@@ -54,7 +54,7 @@ fn confidence_tells_right_answers_from_wrong_ones_by_the_tokens_of_the_values() 
         let check = Check::Confidence { measure, quantile: None, scope: Some(scope), at_least: -1e9 };
         let gates = compile_all(&[Gate { check, on_missing: OnMissing::Escalate, required: false }]).unwrap();
         let score = |record: &Value| {
-            let answer = Answer::from_completion(&completion(record)).unwrap();
+            let answer = Answer::from_completion(&completion(record), true).unwrap();
             judge(&gates, &context, &answer).verdicts[0].score.map(|score| (score, record["correct"] == 1))
         };
         let scored: Vec<(f64, bool)> = records.iter().filter_map(score).collect();

@@ -13,6 +13,7 @@ from pathlib import Path
 
 KEY = "bench-key"
 PATH = "/v1/chat/completions"
+MANIFESTS = Path(__file__).resolve().parent / "manifests.yaml"
 # Debian puts nginx where only root looks.
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 os.environ["PATH"] = SEARCH
@@ -112,44 +113,12 @@ def proxy(folder: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
   }}""")
 
 
-def table(upstream: int) -> dict[str, object]:
-    def tier(prefix: str) -> dict[str, object]:
-        return {
-            "class": "Small", "dataClass": "Restricted", "public": False, "model": "backend-model", "contextTokens": 8192,
-            "capabilities": ["Chat", "Logprobs", "Streaming"], "inputPrice": 20_000_000, "cachedInputPrice": 20_000_000,
-            "outputPrice": 40_000_000, "concurrency": None,
-            "backend": {"url": {"baseUrl": f"http://127.0.0.1:{upstream}/{prefix}", "credential": None}},
-        }
-
-    def path(tier_name: str, accept: list[dict[str, object]]) -> dict[str, object]:
-        step = {"name": tier_name, "tiers": [tier_name], "entry": "Always", "timeoutMs": 60_000, "attempts": 2, "accept": accept}
-        return {"steps": [step], "deadlineMs": 120_000, "failoverOn": [], "direction": "Up", "onExhausted": "BestAnswer"}
-
-    def workload(name: str) -> dict[str, object]:
-        return {
-            "name": name, "owner": "bench", "risk": "Low", "dataClass": "Internal", "models": [name], "headers": [],
-            "clients": [], "onlyByDefault": False, "path": name,
-        }
-
-    gate = {"confidence": {"measure": "MeanLogprob", "quantile": None, "scope": "All", "atLeast": -1.0}}
-    return {
-        "formatVersion": 1, "namespace": "bench", "policy": "bench", "currency": "USD",
-        "clients": [{"name": "bench", "apiKey": {"name": "keys", "key": "bench"}, "workloads": None}],
-        "tiers": {"plain": tier("v1"), "gated": tier("gated")},
-        "paths": {"plain": path("plain", []), "gated": path("gated", [gate])},
-        "workloads": [workload("plain"), workload("gated")],
-        "defaultWorkload": None, "accessLog": "JSON",
-    }
-
-
 def router(folder: Path, binary: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
-    (folder / "secrets/keys").mkdir(parents=True)
-    (folder / "secrets/keys/bench").write_text(KEY)
-    (folder / "table.json").write_text(json.dumps(table(upstream)))
+    at = f"http://127.0.0.1:{upstream}"
     command = [
-        binary, "router", "--table", folder / "table.json", "--secrets-dir", folder / "secrets",
-        "--listen", f"127.0.0.1:{listen}", "--admin", f"127.0.0.1:{port()}", "--threads", str(CORES), "--lame-duck-seconds", "0",
-    ]
+        binary, "local", MANIFESTS, "--endpoint", f"plain={at}/v1", "--endpoint", f"gated={at}/gated",
+        "--secret", f"keys/bench={KEY}", "--listen", f"127.0.0.1:{listen}",
+    ]  # fmt: skip
     with (folder / "access.log").open("wb") as log:
         return subprocess.Popen(list(map(str, command)), stdout=log, env={**os.environ, "RUST_LOG": "warn"})
 

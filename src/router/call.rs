@@ -65,6 +65,15 @@ impl CallError {
     }
 }
 
+/// How an answer is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Wants {
+    /// Tokens of content after which a stream may be judged.
+    pub commit_after: Option<u32>,
+    /// Whether a gate looks at the alternatives to a token.
+    pub alternatives: bool,
+}
+
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Calls an endpoint and reads its answer.
@@ -77,7 +86,7 @@ pub async fn call(
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
     request_id: &HeaderValue,
-    commit_after: Option<u32>,
+    wants: Wants,
 ) -> Result<(Answer, Body), CallError> {
     use FailoverReason::{ServerError, Unreachable};
     let occupied = endpoint.occupy();
@@ -106,7 +115,7 @@ pub async fn call(
     let streamed = is(response.headers(), "text/event-stream");
     let (answer, body) = if streamed {
         let mut live = Live::new(response.into_body(), connection, occupied);
-        let enough = commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+        let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         if live.begin(enough).await? {
             let answer = live.reader.prefix().map_err(broken)?;
             return Ok((answer, Body::Live(Box::new(live))));
@@ -117,7 +126,7 @@ pub async fn call(
     } else {
         let body = read(response.into_body()).await?;
         pool.put(endpoint, connection);
-        (Answer::from_completion(&body), Body::Plain(body))
+        (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
     };
     Ok((answer.map_err(broken)?, body))
 }

@@ -4,6 +4,7 @@
 //! bounds the whole. A tier that gives no answer sends the request on only for the reasons that the path names; an
 //! answer that fails its gates always does, and is kept in case nothing better comes.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::time::timeout_at;
 use super::answer::{Answer, Strip, Usage};
 use super::body::{Inject, Peek, ResponseFormat};
 use super::breaker::Circuit;
-use super::call::{Body, CallError, call};
+use super::call::{Body, CallError, Wants, call};
 use super::endpoints::{Endpoints, choose};
 use super::errors::Problem;
 use super::frozen::{SET_ASIDE, frozen};
@@ -62,6 +63,8 @@ pub struct Served<'s> {
     pub body: Body,
     /// What must be taken out of it.
     pub strip: Strip,
+    /// Where its log probabilities are, if it is a completion.
+    pub logprobs: Vec<Range<usize>>,
 }
 
 struct Candidate<'s> {
@@ -111,8 +114,10 @@ pub async fn walk<'s>(
             let spent = trace.cost();
             let commit_after =
                 path.commit_after_tokens.filter(|_| world.may_commit && may_commit(asked.peek, &stage.gates));
-            let call =
-                Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair, commit_after };
+            // The chosen token is one of those that are listed.
+            let alternatives = stage.gates.iter().any(|gate| gate.needs_logprobs() > Some(1));
+            let wants = Wants { commit_after, alternatives };
+            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair, wants };
             if path.max_cost.is_some_and(|most| spent + call.at_most() > Money::from_nanos(most)) {
                 entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                 trace.0.push(entry);
@@ -247,8 +252,7 @@ struct Call<'a, 's> {
     deadline: tokio::time::Instant,
     /// A timeout after less than this says nothing of who was asked.
     fair: Duration,
-    /// Tokens of content after which a stream may be judged.
-    commit_after: Option<u32>,
+    wants: Wants,
 }
 
 /// Whether a stream of this request may be judged by its beginning at this step.
@@ -339,7 +343,7 @@ fn verdict<'s>(
         _ => judge(gates, context, &answer),
     };
     entry.score = judgement.verdicts.iter().find_map(|v| v.score);
-    let served = Served { tier: &upstream.name, outcome: "accepted", body, strip };
+    let served = Served { tier: &upstream.name, outcome: "accepted", body, strip, logprobs: answer.logprobs };
     if judgement.accepted {
         return Said::Accepted(served);
     }
@@ -396,7 +400,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
         // What earlier steps left of the deadline may be too little for anybody.
         let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
         let guard = Probe { circuit: &endpoint.circuit, done: false };
-        let called = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.commit_after));
+        let called = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.wants));
         let result = match &upstream.health {
             None => called.await,
             Some(health) => tokio::select! {

@@ -3,6 +3,8 @@
 //! A request or reply passes through unchanged but for a few fields. Re-serialising it would cost a DOM, and would
 //! change number spellings, key order and duplicate keys that are none of the router's business.
 
+mod cursor;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,6 +13,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+pub(crate) use cursor::Cursor;
 
 /// A struct that is read from an object only: a derived one also takes a list of its fields.
 #[derive(Debug, Default)]

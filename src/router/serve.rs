@@ -375,9 +375,11 @@ fn reply(served: Served<'_>, peek: &Peek<'_>) -> Result<(Reply, Option<Flow>), P
     };
     let mut flow = None;
     let mut reply = match (served.body, peek.stream) {
-        (Body::Plain(body), false) => reply_with(strip_completion(&body, served.strip), "application/json"),
+        (Body::Plain(body), false) => {
+            reply_with(strip_completion(&body, served.strip, &served.logprobs), "application/json")
+        }
         (Body::Plain(body), true) => {
-            let stripped = strip_completion(&body, served.strip);
+            let stripped = strip_completion(&body, served.strip, &served.logprobs);
             let frames = frames_from_completion(&stripped, peek.include_usage).map_err(broken)?;
             reply_with(encode(&frames), "text/event-stream")
         }

@@ -14,9 +14,12 @@
 
 mod calls;
 mod frames;
+mod lean;
 mod read;
 mod strip;
 mod tokens;
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -55,6 +58,8 @@ pub struct Answer {
     pub choices: Vec<Choice>,
     /// Usage, where the upstream said it.
     pub usage: Option<Usage>,
+    /// Where the choices' log probabilities are in a completion, in the order of its choices.
+    pub logprobs: Vec<Range<usize>>,
 }
 
 /// One choice of an answer.
@@ -115,12 +120,12 @@ impl Choice {
 }
 
 impl Answer {
-    /// Reads a chat completion.
+    /// Reads a chat completion, with the alternatives to each token where they are wanted.
     ///
     /// # Errors
     /// It is an error object, not JSON, or has no choice with a message.
-    pub fn from_completion(body: &Bytes) -> Result<Self, AnswerError> {
-        read::completion(text(body)?)
+    pub fn from_completion(body: &Bytes, alternatives: bool) -> Result<Self, AnswerError> {
+        read::completion(text(body)?, alternatives)
     }
 
     /// Assembles the payloads of a stream (without SSE framing; `[DONE]` ends it, and may be missing).

@@ -1,12 +1,14 @@
 //! From JSON to [`Answer`], whole or in chunks.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::calls;
-use super::tokens::{self, TokenList};
+use super::lean::lean;
+use super::tokens::Builder;
 use super::{Answer, AnswerError, Choice, Usage};
 use crate::api::escalation_path::FinishReason;
 use crate::router::json::Object;
@@ -30,8 +32,9 @@ struct ChoiceIn<'a> {
     message: Option<Object<Message<'a>>>,
     #[serde(default, deserialize_with = "finish_reason")]
     finish_reason: Ended,
-    #[serde(borrow, default)]
-    logprobs: Option<Object<Logprobs<'a>>>,
+    /// Number of the list that was here.
+    #[serde(default)]
+    logprobs: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -44,12 +47,6 @@ struct Message<'a> {
     tool_calls: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     function_call: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Logprobs<'a> {
-    #[serde(borrow, default)]
-    content: Option<TokenList<'a>>,
 }
 
 /// serde borrows a bare `Cow`, but not one inside an `Option`.
@@ -113,6 +110,10 @@ const MAX_CHOICES: usize = 128;
 pub struct Reader {
     parts: Vec<Part>,
     usage: Option<Usage>,
+    /// Where the lists of log probabilities were, in the body that was read last.
+    logprobs: Vec<Range<usize>>,
+    /// Nobody asks for the alternatives to a token: they are most of a list.
+    no_alternatives: bool,
 }
 
 /// A choice in the making.
@@ -124,12 +125,12 @@ struct Part {
     ended: bool,
     /// Whether anything was said of it at all: indices may come in any order.
     seen: bool,
-    tokens: Option<tokens::Builder>,
+    tokens: Option<Builder>,
 }
 
 /// Reads a whole completion.
-pub(super) fn completion(body: &str) -> Result<Answer, AnswerError> {
-    let mut reader = Reader::default();
+pub(super) fn completion(body: &str, alternatives: bool) -> Result<Answer, AnswerError> {
+    let mut reader = Reader { no_alternatives: !alternatives, ..Reader::default() };
     if !reader.add(body)? {
         return Err(AnswerError::Malformed("a choice without a message"));
     }
@@ -175,8 +176,14 @@ impl Reader {
 
     /// Adds a body; false if one of its choices has no message.
     fn add(&mut self, body: &str) -> Result<bool, AnswerError> {
-        let Object(body): Object<Body<'_>> = serde_json::from_str(body)
+        let (body, mut lists) = lean(body, |cursor| {
+            let start = cursor.at();
+            let list = Builder::read(cursor, !self.no_alternatives)?;
+            Some((start..cursor.at(), list))
+        });
+        let Object(body): Object<Body<'_>> = serde_json::from_str(&body)
             .map_err(|e| AnswerError::Malformed(if e.is_data() { "JSON of another shape" } else { "not JSON" }))?;
+        self.logprobs.clear();
         if body.error.is_some() {
             return Err(AnswerError::UpstreamError);
         }
@@ -193,7 +200,12 @@ impl Reader {
                 self.parts.resize_with(choice.index + 1, Part::default);
             }
             if let Some(part) = self.parts.get_mut(choice.index) {
-                complete &= part.add(choice);
+                let list = choice.logprobs.and_then(|number| lists.get_mut(number)).map(std::mem::take);
+                let list = list.and_then(|(span, list)| {
+                    self.logprobs.push(span);
+                    list
+                });
+                complete &= part.add(choice, list);
             }
         }
         Ok(complete)
@@ -208,18 +220,17 @@ impl Reader {
         if choices.is_empty() {
             return Err(AnswerError::Malformed("no choices"));
         }
-        Ok(Answer { choices, usage: self.usage })
+        Ok(Answer { choices, usage: self.usage, logprobs: self.logprobs })
     }
 }
 
 impl Part {
-    fn add(&mut self, from: ChoiceIn<'_>) -> bool {
+    fn add(&mut self, from: ChoiceIn<'_>, list: Option<Builder>) -> bool {
         self.seen = true;
         let complete = from.message.is_some();
         if let Some(Object(message)) = from.message {
             if let Some(text) = message.content.filter(|text| !text.0.is_empty()) {
-                let tokens = from.logprobs.as_ref().and_then(|l| l.0.content.as_ref()).map_or(1, TokenList::len);
-                self.content_tokens += tokens.max(1);
+                self.content_tokens += list.as_ref().map_or(1, Builder::len).max(1);
                 push(&mut self.choice.content, text.0);
             }
             if let Some(text) = message.refusal {
@@ -232,8 +243,10 @@ impl Part {
             self.ended = true;
             self.choice.finish_reason = reason;
         }
-        if let Some(list) = from.logprobs.and_then(|l| l.0.content) {
-            self.tokens.get_or_insert_default().extend(list);
+        match (&mut self.tokens, list) {
+            (Some(tokens), Some(list)) => tokens.extend(&list),
+            (tokens @ None, list) => *tokens = list,
+            (Some(_), None) => {}
         }
         complete
     }

@@ -6,6 +6,8 @@
 //! | a larger `top_logprobs` | each `top_logprobs` is cut to the client's length |
 //! | `stream_options.include_usage` | chunks with usage and an empty `choices`, which break clients that index `[0]` |
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -13,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::super::body::{Inject, Peek};
 use super::super::json::Splice;
+use super::lean::lean;
 
 /// What to take out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +54,12 @@ struct Body<'a> {
     usage: Option<IgnoredAny>,
 }
 
+impl Body<'_> {
+    fn usage_only(&self) -> bool {
+        self.usage.is_some() && self.choices.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
 #[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(borrow, default)]
@@ -69,12 +78,20 @@ struct Token<'a> {
     top_logprobs: Option<&'a RawValue>,
 }
 
-/// The completion without what was injected. One that can't be read is returned as it is: only what
-/// [`Answer`](super::Answer) has read gets here.
+/// The completion without what was injected; `logprobs` is where its log probabilities are. One that can't be read is
+/// returned as it is: only what [`Answer`](super::Answer) has read gets here.
 #[must_use]
-pub fn strip_completion(body: &Bytes, strip: Strip) -> Bytes {
+pub fn strip_completion(body: &Bytes, strip: Strip, logprobs: &[Range<usize>]) -> Bytes {
     if !strip.edits() {
         return body.clone();
+    }
+    if strip.logprobs {
+        let Ok(text) = str::from_utf8(body) else { return body.clone() };
+        let mut splice = Splice::new(text);
+        for list in logprobs.iter().filter_map(|span| text.get(span.clone())) {
+            splice.replace(list, "null");
+        }
+        return if splice.is_empty() { body.clone() } else { splice.apply() };
     }
     read(body).map_or_else(|| body.clone(), |(text, parsed)| edited(body, text, &parsed, strip))
 }
@@ -87,11 +104,33 @@ pub fn strip_frames<'a>(payloads: impl IntoIterator<Item = &'a Bytes>, strip: St
         return payloads.cloned().collect();
     }
     let stripped = payloads.filter_map(|payload| {
+        if let Some((bare, usage_only)) = bare(payload, strip) {
+            return (!(strip.usage_chunk && usage_only)).then_some(bare);
+        }
         let Some((text, parsed)) = read(payload) else { return Some(payload.clone()) };
-        let usage_only = parsed.usage.is_some() && parsed.choices.as_ref().is_some_and(Vec::is_empty);
-        (!(strip.usage_chunk && usage_only)).then(|| edited(payload, text, &parsed, strip))
+        (!(strip.usage_chunk && parsed.usage_only())).then(|| edited(payload, text, &parsed, strip))
     });
     stripped.collect()
+}
+
+/// The payload without any log probabilities, and whether it is a usage chunk: without reading what is thrown away.
+/// `None` where not just that is to be done, or where a list is not a choice's.
+fn bare(payload: &Bytes, strip: Strip) -> Option<(Bytes, bool)> {
+    let text = str::from_utf8(payload).ok().filter(|_| strip.logprobs)?;
+    let (short, lists) = lean(text, |cursor| cursor.skip());
+    if lists.is_empty() {
+        return None;
+    }
+    let parsed: Body<'_> = serde_json::from_str(&short).ok()?;
+    let mut splice = Splice::new(&short);
+    let numbers = parsed.choices.iter().flatten().filter_map(|choice| choice.logprobs).map(RawValue::get);
+    let mut replaced = 0;
+    for number in numbers.filter(|number| number.parse::<usize>().is_ok()) {
+        splice.replace(number, "null");
+        replaced += 1;
+    }
+    let usage_only = parsed.usage_only();
+    (replaced == lists.len()).then(|| (splice.apply(), usage_only))
 }
 
 fn read(body: &Bytes) -> Option<(&str, Body<'_>)> {

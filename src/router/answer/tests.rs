@@ -8,7 +8,13 @@ fn bytes(value: &Value) -> Bytes {
 }
 
 fn read(value: &Value) -> Result<Answer, AnswerError> {
-    Answer::from_completion(&bytes(value))
+    Answer::from_completion(&bytes(value), true)
+}
+
+/// What is left of a completion.
+fn stripped_of(body: &Bytes, strip: Strip) -> Bytes {
+    let answer = Answer::from_completion(body, false).expect("an answer");
+    strip_completion(body, strip, &answer.logprobs)
 }
 
 /// A token with its alternatives, as engines write it.
@@ -41,6 +47,7 @@ fn completion() -> Value {
 
 #[test]
 fn reads_a_completion() {
+    let body_text = completion().to_string();
     let answer = read(&completion()).expect("an answer");
     let token = |logprob, best_other, start, end| Token { logprob, best_other, start, end };
     let tokens = vec![
@@ -57,7 +64,9 @@ fn reads_a_completion() {
         ..Choice::default()
     };
     let usage = Some(Usage { prompt: 9, cached: 4, completion: 5 });
-    assert_eq!(answer, Answer { choices: vec![choice], usage });
+    let list = body_text.find("{\"content\":[").expect("the list");
+    assert!(body_text[answer.logprobs[0].clone()].starts_with("{\"content\":[") && answer.logprobs[0].start == list);
+    assert_eq!((answer.choices, answer.usage), (vec![choice], usage));
 }
 
 #[test]
@@ -117,11 +126,11 @@ fn what_is_no_answer_is_an_error_that_quotes_nothing() {
     ] {
         assert_eq!(read(&body), Err(AnswerError::Malformed(why)), "{body}");
     }
-    assert_eq!(Answer::from_completion(&Bytes::from_static(b"{\xff")), Err(AnswerError::Malformed("not UTF-8")));
-    assert_eq!(Answer::from_completion(&Bytes::from_static(b"{")), Err(AnswerError::Malformed("not JSON")));
-    assert_eq!(Answer::from_completion(&Bytes::from_static(b"<html>")), Err(AnswerError::Malformed("not JSON")));
+    assert_eq!(Answer::from_completion(&Bytes::from_static(b"{\xff"), true), Err(AnswerError::Malformed("not UTF-8")));
+    assert_eq!(Answer::from_completion(&Bytes::from_static(b"{"), true), Err(AnswerError::Malformed("not JSON")));
+    assert_eq!(Answer::from_completion(&Bytes::from_static(b"<html>"), true), Err(AnswerError::Malformed("not JSON")));
     let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
-    assert_eq!(Answer::from_completion(&Bytes::from(deep)), Err(AnswerError::Malformed("no choices")));
+    assert_eq!(Answer::from_completion(&Bytes::from(deep), true), Err(AnswerError::Malformed("no choices")));
 }
 
 fn chunk(index: usize, delta: Value, logprobs: Value, finish_reason: Value) -> Bytes {
@@ -160,17 +169,17 @@ fn a_stream_says_what_its_completion_says() {
 #[test]
 fn what_was_injected_is_taken_out_and_nothing_else() {
     let body = Bytes::from(serde_json::to_string_pretty(&completion()).expect("JSON"));
-    assert_eq!(strip_completion(&body, Strip::default()).as_ptr(), body.as_ptr());
+    assert_eq!(stripped_of(&body, Strip::default()).as_ptr(), body.as_ptr());
     let usage_only = Strip { usage_chunk: true, ..Strip::default() };
-    assert_eq!(strip_completion(&body, usage_only).as_ptr(), body.as_ptr());
+    assert_eq!(stripped_of(&body, usage_only).as_ptr(), body.as_ptr());
 
-    let stripped = strip_completion(&body, Strip { logprobs: true, ..Strip::default() });
+    let stripped = stripped_of(&body, Strip { logprobs: true, ..Strip::default() });
     let mut wanted = completion();
     wanted["choices"][0]["logprobs"] = Value::Null;
     assert_eq!(serde_json::from_slice::<Value>(&stripped).expect("JSON"), wanted);
 
     for most in [0, 1, 2] {
-        let stripped = strip_completion(&body, Strip { top_logprobs: Some(most), ..Strip::default() });
+        let stripped = stripped_of(&body, Strip { top_logprobs: Some(most), ..Strip::default() });
         let mut wanted = completion();
         for token in wanted["choices"][0]["logprobs"]["content"].as_array_mut().expect("tokens") {
             if let Some(top) = token.get_mut("top_logprobs").and_then(Value::as_array_mut) {
@@ -178,6 +187,36 @@ fn what_was_injected_is_taken_out_and_nothing_else() {
             }
         }
         assert_eq!(serde_json::from_slice::<Value>(&stripped).expect("JSON"), wanted);
+    }
+}
+
+#[test]
+fn log_probabilities_that_are_not_a_choices_stay() {
+    let elsewhere = r#"{"logprobs": {"content": [1, "]"]}, "choices": [
+        {"message": {"content": "says \"logprobs\": {", "logprobs": {"a": {}}}, "logprobs" : {"content": [
+            {"token": "\u00e9\"", "logprob": -1.5, "bytes": [195, 169, 34], "top_logprobs": null}]}},
+        {"index": 1, "message": {"content": "é"}, "logprobs": null}]}"#;
+    let body = Bytes::from_static(elsewhere.as_bytes());
+    let answer = Answer::from_completion(&body, true).expect("an answer");
+    assert_eq!(answer.choices[0].tokens.as_ref().map(|t| t.list[0].logprob), Some(-1.5));
+    assert_eq!(answer.choices[1].tokens, None);
+    let stripped = stripped_of(&body, Strip { logprobs: true, ..Strip::default() });
+    let mut wanted: Value = serde_json::from_str(elsewhere).expect("JSON");
+    wanted["choices"][0]["logprobs"] = Value::Null;
+    assert_eq!(serde_json::from_slice::<Value>(&stripped).expect("JSON"), wanted);
+}
+
+#[test]
+fn broken_log_probabilities_are_an_error_or_none() {
+    for broken in ["{", "{\"content\":[{]}", "{\"content\":[{\"token\":1}]}", "[]", "\"x\""] {
+        let body = format!(r#"{{"choices":[{{"message":{{"content":"a"}},"logprobs":{broken}}}]}}"#);
+        let read = Answer::from_completion(&Bytes::from(body), true);
+        assert!(matches!(read, Err(AnswerError::Malformed(_))), "{broken}: {read:?}");
+    }
+    for none in ["{}", "{\"content\":null}", "{\"content\":[]}", "{\"tokens\":[\"a\"],\"token_logprobs\":[-1]}"] {
+        let body = format!(r#"{{"choices":[{{"message":{{"content":"a"}},"logprobs":{none}}}]}}"#);
+        let read = Answer::from_completion(&Bytes::from(body), true).expect("an answer");
+        assert_eq!(read.choices[0].tokens, None, "{none}");
     }
 }
 
@@ -222,7 +261,9 @@ fn frames_of_a_completion_say_the_same() {
         json!([{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}, {"id": "b", "index": 1}]);
     let body = bytes(&body);
     let frames = frames_from_completion(&body, true).expect("frames");
-    assert_eq!(Answer::from_stream(&frames), Answer::from_completion(&body));
+    let whole = Answer::from_completion(&body, true).expect("an answer");
+    let streamed = Answer::from_stream(&frames).expect("an answer");
+    assert_eq!((streamed.choices, streamed.usage), (whole.choices, whole.usage));
     let parsed: Vec<Value> = frames[..3].iter().map(|f| serde_json::from_slice(f).expect("JSON")).collect();
     let delta = &parsed[0]["choices"][0]["delta"];
     assert_eq!((&delta["role"], &delta["reasoning_content"]), (&json!("assistant"), &json!("hm")));

@@ -5,68 +5,19 @@
 //! looked for in the tokens' bytes and what lies outside of it is left out.
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use super::{Token, Tokens};
-use crate::router::json::Object;
+use crate::router::json::Cursor;
 
-/// `logprobs.content`.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct TokenList<'a>(#[serde(borrow)] Vec<Object<TokenIn<'a>>>);
-
-#[derive(Deserialize)]
-struct TokenIn<'a> {
-    #[serde(borrow)]
-    token: Cow<'a, str>,
-    #[serde(deserialize_with = "logprob")]
-    logprob: f64,
-    #[serde(borrow, default)]
-    bytes: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    top_logprobs: Option<Best<'a>>,
-}
-
-#[derive(Deserialize)]
+/// An alternative to a token.
 struct Alternative<'a> {
-    #[serde(borrow)]
     token: Cow<'a, str>,
-    #[serde(deserialize_with = "logprob")]
     logprob: f64,
-}
-
-/// JSON has no infinity: the logarithm of nothing is written as null by some engines.
-fn logprob<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NEG_INFINITY))
 }
 
 /// The two likeliest alternatives: the chosen token is usually one of them.
 #[derive(Default)]
 struct Best<'a>([Option<Alternative<'a>>; 2]);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Best<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Best<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of alternatives")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut best = Best::default();
-                while let Some(Object(other)) = seq.next_element::<Object<Alternative<'de>>>()? {
-                    best.offer(other);
-                }
-                Ok(best)
-            }
-        }
-        deserializer.deserialize_seq(List)
-    }
-}
 
 impl<'a> Best<'a> {
     fn offer(&mut self, other: Alternative<'a>) {
@@ -93,24 +44,74 @@ pub(super) struct Builder {
     bytes: Vec<u8>,
 }
 
-impl TokenList<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
 impl Builder {
-    pub(super) fn extend(&mut self, list: TokenList<'_>) {
-        self.list.reserve(list.0.len());
-        for Object(token) in list.0 {
-            let start = self.bytes.len();
-            if !token.bytes.is_some_and(|raw| append(&mut self.bytes, raw.get())) {
-                self.bytes.truncate(start);
-                self.bytes.extend_from_slice(token.token.as_bytes());
+    /// Number of tokens.
+    pub(super) const fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Reads `logprobs`, with the alternatives to each token where they are wanted; `None` within if it has no list.
+    pub(super) fn read(cursor: &mut Cursor<'_>, alternatives: bool) -> Option<Option<Self>> {
+        let mut content = None;
+        cursor.members(|key, cursor| {
+            if key != "content" || cursor.peek() != Some(b'[') {
+                return cursor.skip();
             }
-            let best_other = token.top_logprobs.and_then(|best| best.other_than(&token.token));
-            self.list.push(Token { logprob: token.logprob, best_other, start, end: self.bytes.len() });
+            let mut builder = Self::default();
+            cursor.items(|cursor| builder.token(cursor, alternatives))?;
+            content = Some(builder);
+            Some(())
+        })?;
+        Some(content)
+    }
+
+    fn token(&mut self, cursor: &mut Cursor<'_>, alternatives: bool) -> Option<()> {
+        let (mut text, mut logprob, mut bytes, mut best) = (None, None, false, Best::default());
+        let start = self.bytes.len();
+        cursor.members(|key, cursor| {
+            match key {
+                "token" => text = Some(cursor.string()?),
+                "logprob" => logprob = Some(number(cursor)?),
+                "bytes" => bytes = self.append(cursor)?,
+                "top_logprobs" if alternatives && cursor.peek() == Some(b'[') => {
+                    cursor.items(|cursor| alternative(cursor).map(|other| best.offer(other)))?;
+                }
+                _ => cursor.skip()?,
+            }
+            Some(())
+        })?;
+        let text = text?;
+        if !bytes {
+            self.bytes.truncate(start);
+            self.bytes.extend_from_slice(text.as_bytes());
         }
+        let best_other = best.other_than(&text);
+        self.list.push(Token { logprob: logprob?, best_other, start, end: self.bytes.len() });
+        Some(())
+    }
+
+    /// Appends a list of bytes; false if it is none.
+    fn append(&mut self, cursor: &mut Cursor<'_>) -> Option<bool> {
+        if cursor.peek() != Some(b'[') {
+            return cursor.skip().map(|()| false);
+        }
+        let mut all = true;
+        cursor.items(|cursor| {
+            match cursor.scalar()?.parse() {
+                Ok(byte) => self.bytes.push(byte),
+                Err(_) => all = false,
+            }
+            Some(())
+        })?;
+        Some(all)
+    }
+
+    /// Adds what a later chunk has.
+    pub(super) fn extend(&mut self, more: &Self) {
+        let offset = self.bytes.len();
+        self.bytes.extend_from_slice(&more.bytes);
+        let moved = more.list.iter().map(|t| Token { start: t.start + offset, end: t.end + offset, ..*t });
+        self.list.extend(moved);
     }
 
     /// Moves the offsets to the content's.
@@ -130,11 +131,20 @@ impl Builder {
     }
 }
 
-/// Appends a JSON list of bytes; false if it is none.
-fn append(out: &mut Vec<u8>, list: &str) -> bool {
-    let Some(inside) = list.strip_prefix('[').and_then(|l| l.strip_suffix(']')) else { return false };
-    if inside.trim().is_empty() {
-        return true;
-    }
-    inside.split(',').all(|number| number.trim().parse().map(|byte| out.push(byte)).is_ok())
+/// JSON has no infinity: the logarithm of nothing is written as null by some engines.
+fn number(cursor: &mut Cursor<'_>) -> Option<f64> {
+    cursor.number().map(|number| number.unwrap_or(f64::NEG_INFINITY))
+}
+
+fn alternative<'a>(cursor: &mut Cursor<'a>) -> Option<Alternative<'a>> {
+    let (mut token, mut logprob) = (None, None);
+    cursor.members(|key, cursor| {
+        match key {
+            "token" => token = Some(cursor.string()?),
+            "logprob" => logprob = Some(number(cursor)?),
+            _ => cursor.skip()?,
+        }
+        Some(())
+    })?;
+    Some(Alternative { token: token?, logprob: logprob? })
 }

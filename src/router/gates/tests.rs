@@ -17,7 +17,7 @@ fn request(text: &str, rest: Value) -> Bytes {
 fn answer(content: &str) -> Answer {
     let choice =
         Choice { content: content.into(), finish_reason: Some(FinishReason::Stop), tokens: None, ..Choice::default() };
-    Answer { choices: vec![choice], usage: None }
+    Answer { choices: vec![choice], ..Answer::default() }
 }
 
 /// One token per piece, with the logarithm given.

@@ -28,7 +28,7 @@ impl Recorded {
         });
         let tokens: Vec<Value> = tokens.collect();
         let body = json!({"choices": [{"message": {"content": content}, "logprobs": {"content": tokens}}]});
-        Answer::from_completion(&Bytes::from(body.to_string())).expect("an answer")
+        Answer::from_completion(&Bytes::from(body.to_string()), true).expect("an answer")
     }
 
     /// Logarithms of the tokens that overlap the answer's text: a plain computation to compare with.
