@@ -7,12 +7,14 @@ import os
 import socket
 import subprocess
 import time
+import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 KEY = "bench-key"
 PATH = "/v1/chat/completions"
+QUIET = {**os.environ, "RUST_LOG": "error"}
 MANIFESTS = Path(__file__).resolve().parent / "manifests.yaml"
 # Debian puts nginx where only root looks.
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -113,14 +115,44 @@ def proxy(folder: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
   }}""")
 
 
-def router(folder: Path, binary: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
-    at = f"http://127.0.0.1:{upstream}"
+def table(folder: Path, binary: Path, upstream: int) -> Path:
+    """The routing table of the manifests, as the operator would compile it."""
+    at, admin = f"http://127.0.0.1:{upstream}", port()
     command = [
         binary, "local", MANIFESTS, "--endpoint", f"plain={at}/v1", "--endpoint", f"gated={at}/gated",
-        "--secret", f"keys/bench={KEY}", "--listen", f"127.0.0.1:{listen}",
+        "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{admin}",
+    ]  # fmt: skip
+    compiler = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=QUIET)
+    try:
+        path = folder / "table.json"
+        path.write_bytes(fetch(f"http://127.0.0.1:{admin}/table"))
+        return path
+    finally:
+        compiler.terminate()
+        compiler.wait(10)
+
+
+def router(folder: Path, binary: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
+    (folder / "secrets/keys").mkdir(parents=True)
+    (folder / "secrets/keys/bench").write_text(KEY)
+    command = [
+        binary, "router", "--table", table(folder, binary, upstream), "--secrets-dir", folder / "secrets",
+        "--listen", f"127.0.0.1:{listen}", "--admin", f"127.0.0.1:{port()}", "--lame-duck-seconds", "0",
     ]  # fmt: skip
     with (folder / "access.log").open("wb") as log:
-        return subprocess.Popen(list(map(str, command)), stdout=log, env={**os.environ, "RUST_LOG": "warn"})
+        return subprocess.Popen(list(map(str, command)), stdout=log, env=QUIET)
+
+
+def fetch(url: str) -> bytes:
+    end = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return answer.read()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def listening(address: int) -> None:
