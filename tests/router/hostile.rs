@@ -105,8 +105,8 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn slow_uploads_are_ended_and_keep_no_thread() {
     let (small, large) = (FakeUpstream::start(SURE).await, FakeUpstream::start(LARGE).await);
     let router = Harness::with(table(small.port, large.port), |config| {
-        config.limits.body_timeout = Duration::from_millis(600);
-        config.limits.head_timeout = Duration::from_millis(600);
+        config.limits.body_timeout = Duration::from_secs(2);
+        config.limits.head_timeout = Duration::from_secs(2);
     })
     .await;
     let mut slow = Vec::new();
@@ -121,7 +121,7 @@ async fn slow_uploads_are_ended_and_keep_no_thread() {
     for _ in 0..20 {
         assert_eq!(router.ask(&body("intent")).await.status, 200);
     }
-    assert!(begin.elapsed() < Duration::from_millis(500), "others waited {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_millis(1500), "others waited {:?}", begin.elapsed());
     for (n, mut stream) in slow.into_iter().enumerate() {
         let trickle = async {
             let (mut reader, mut writer) = stream.split();
@@ -135,7 +135,7 @@ async fn slow_uploads_are_ended_and_keep_no_thread() {
             tokio::select! { _ = reading => (), () = writing => () }
             reply
         };
-        let reply = tokio::time::timeout(Duration::from_secs(2), trickle).await.expect("the connection must end");
+        let reply = tokio::time::timeout(Duration::from_secs(6), trickle).await.expect("the connection must end");
         let text = String::from_utf8_lossy(&reply);
         if n % 2 == 0 {
             assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("request_timeout"), "{text}");
