@@ -10,7 +10,7 @@ use std::sync::Arc;
 use edits::put;
 use serde_json::{Value, json};
 use smallfirst::operator::observe::Observed;
-use smallfirst::operator::validate::{self, Class, Invalid};
+use smallfirst::operator::validate::{self, Invalid};
 use smallfirst::yaml;
 
 const QUICKSTART: &str = include_str!("../deploy/samples/quickstart.yaml");
@@ -369,10 +369,10 @@ fn all_problems_are_told_at_once_and_waiting_is_told_from_wrong() {
         (PATH, "/spec/steps/1/attempts", json!(99)),
     ];
     let wrong = verdict(PATH, &observed(&edits)).unwrap_err();
-    assert_eq!(wrong.class(), Class::Terminal);
+    assert_eq!(wrong.condition, "Accepted");
     for field in ["spec.deadline: ", "spec.steps[0].timeout: ", "spec.steps[1].attempts: "] {
         assert!(wrong.message.contains(field), "{wrong}");
     }
     let missing = verdict(PATH, &observed(&[(COMPACT, "", Value::Null)])).unwrap_err();
-    assert_eq!(missing.class(), Class::Waiting);
+    assert_eq!((missing.condition, missing.reason), ("ResolvedRefs", "RefNotFound"));
 }

@@ -29,6 +29,11 @@ pub struct Circuit {
     openings: u32,
 }
 
+/// A back-off's randomness, 0 to 1: those that failed together must not try again together.
+pub fn jitter(random: impl Fn(usize) -> usize) -> f64 {
+    f64::from(u32::try_from(random(1000)).unwrap_or(0)) / 1000.0
+}
+
 impl Circuit {
     /// Whether a request may go through now. In the half-open state this takes the place of the probe.
     pub fn admit(&mut self, now: Instant) -> bool {

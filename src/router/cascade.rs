@@ -5,31 +5,29 @@
 //! answer that fails its gates always does, and is kept in case nothing better comes.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::time::timeout_at;
 
 use super::answer::{Answer, Strip, Usage};
+use super::attempts::{Call, Probe, attempts};
 use super::body::{Inject, Peek, ResponseFormat};
-use super::breaker::Circuit;
-use super::call::{Body, CallError, Wants, call};
-use super::endpoints::{Endpoints, choose};
+use super::breaker::jitter;
+use super::call::{Body, CallError, Wants};
+use super::endpoints::Endpoints;
 use super::errors::Problem;
-use super::frozen::{SET_ASIDE, frozen};
-use super::gates::{CompiledGate, DecidesOn, RequestContext, judge, judge_prefix};
+use super::gates::{CompiledGate, RequestContext, judge, judge_prefix};
+use super::live::Live;
 use super::money::Money;
 use super::pool::Pool;
-use super::route::Route;
+use super::route::{Route, Stage};
 use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
 use crate::api::escalation_path::{FailoverReason, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
 use crate::routing::decide::{self, Needs, Skip};
-use crate::routing::table::Step;
 
 /// What a walk needs besides the request.
 pub struct World<'a> {
@@ -37,8 +35,6 @@ pub struct World<'a> {
     pub endpoints: &'a Endpoints,
     /// This core's connections.
     pub pool: &'a Pool,
-    /// Whether a stream may be judged by its beginning.
-    pub may_commit: bool,
     /// Draws below a bound.
     pub random: &'a dyn Fn(usize) -> usize,
 }
@@ -112,12 +108,12 @@ pub async fn walk<'s>(
             };
             let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
             let spent = trace.cost();
-            let commit_after =
-                path.commit_after_tokens.filter(|_| world.may_commit && may_commit(asked.peek, &stage.gates));
-            // The chosen token is one of those that are listed.
-            let alternatives = stage.gates.iter().any(|gate| gate.needs_logprobs() > Some(1));
-            let wants = Wants { commit_after, alternatives };
-            let call = Call { world, step, upstream: &leg.upstream, gates: &stage.gates, asked, deadline, fair, wants };
+            let wants = Wants {
+                commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
+                // The chosen token is one of those that are listed.
+                alternatives: stage.logprobs > Some(1),
+            };
+            let call = Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants };
             if path.max_cost.is_some_and(|most| spent + call.at_most() > Money::from_nanos(most)) {
                 entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                 trace.0.push(entry);
@@ -242,23 +238,9 @@ fn needs(peek: &Peek<'_>) -> Needs {
     }
 }
 
-/// What one tier is asked.
-struct Call<'a, 's> {
-    world: &'a World<'a>,
-    step: &'s Step,
-    upstream: &'s Upstream,
-    gates: &'s [CompiledGate],
-    asked: &'a Asked<'a>,
-    deadline: tokio::time::Instant,
-    /// A timeout after less than this says nothing of who was asked.
-    fair: Duration,
-    wants: Wants,
-}
-
-/// Whether a stream of this request may be judged by its beginning at this step.
-fn may_commit(peek: &Peek<'_>, gates: &[CompiledGate]) -> bool {
-    let plain = !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text;
-    peek.stream && plain && gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole)
+/// Whether the answer to this request may be judged by its beginning.
+fn may_commit(peek: &Peek<'_>) -> bool {
+    peek.stream && !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text
 }
 
 impl Call<'_, '_> {
@@ -279,7 +261,7 @@ async fn ask<'s>(
     context: &RequestContext<'_>,
     entry: &mut StepTrace<'s>,
 ) -> Said<'s> {
-    let Call { world, upstream, gates, asked, .. } = *call;
+    let Call { world, upstream, stage, asked, .. } = *call;
     if let Some(skip) = decide::skip(&upstream.tier, data_class, needs(asked.peek)) {
         entry.ending = Ending::Skipped(skip.reason());
         return Said::Skipped((skip == Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
@@ -288,12 +270,11 @@ async fn ask<'s>(
         entry.ending = Ending::Skipped("SecretMissing");
         return Said::Skipped(Some(FailoverReason::Unreachable));
     }
-    let circuit = || upstream.circuit.lock().unwrap_or_else(PoisonError::into_inner);
-    if !circuit().admit(Instant::now()) {
+    if !upstream.circuit().admit(Instant::now()) {
         entry.ending = Ending::Skipped("Degraded");
         return Said::Skipped(Some(FailoverReason::Degraded));
     }
-    let inject = inject(upstream, gates, asked.peek);
+    let inject = inject(upstream, stage, asked.peek);
     let body = asked.peek.rewrite(asked.body, &upstream.tier.model, inject);
     let guard = Probe { circuit: &upstream.circuit, done: false };
     let answered = attempts(call, &body).await;
@@ -302,11 +283,11 @@ async fn ask<'s>(
         Ok(answered) => answered,
         Err(error) => {
             match (error.reason, error.retry_after) {
-                (None | Some(FailoverReason::ContextOverflow), _) => circuit().success(Instant::now()),
-                (Some(FailoverReason::RateLimited), Some(pause)) => circuit().open(Instant::now() + pause),
-                _ if error.counts => circuit().failure(Instant::now(), jitter(world)),
+                (None | Some(FailoverReason::ContextOverflow), _) => upstream.circuit().success(Instant::now()),
+                (Some(FailoverReason::RateLimited), Some(pause)) => upstream.circuit().open(Instant::now() + pause),
+                _ if error.counts => upstream.circuit().failure(Instant::now(), jitter(world.random)),
                 // A limit is not a fault, and nobody may have been asked: without a pause to obey it is next time.
-                _ => circuit().release(),
+                _ => upstream.circuit().release(),
             }
             if error.reason == Some(FailoverReason::Degraded) {
                 entry.ending = Ending::Skipped("Degraded");
@@ -316,8 +297,8 @@ async fn ask<'s>(
             return Said::Unavailable(error);
         }
     };
-    circuit().success(Instant::now());
-    verdict(upstream, gates, context, answer, body, Strip::of(asked.peek, inject), entry)
+    upstream.circuit().success(Instant::now());
+    verdict(upstream, &stage.gates, context, answer, body, Strip::of(asked.peek, inject), entry)
 }
 
 fn verdict<'s>(
@@ -329,19 +310,14 @@ fn verdict<'s>(
     strip: Strip,
     entry: &mut StepTrace<'_>,
 ) -> Said<'s> {
-    entry.usage = answer.usage.unwrap_or_default();
-    entry.cost = Money::of(entry.usage, &upstream.tier);
-    let judgement = match &body {
-        Body::Live(live) => {
-            // Whatever comes of it: so much was asked for and made. The upstream says it only at the end.
-            let made = u64::try_from(live.reader.content_tokens()).unwrap_or_default();
-            entry.usage =
-                answer.usage.unwrap_or(Usage { prompt: context.tokens_estimate(), cached: 0, completion: made });
-            entry.cost = Money::of(entry.usage, &upstream.tier);
-            judge_prefix(gates, context, &answer)
-        }
-        _ => judge(gates, context, &answer),
+    // So much was asked for and made of a stream that goes on, whatever comes of it: its usage is said at the end.
+    let so_far = |live: &Live| Usage { prompt: context.tokens_estimate(), cached: 0, completion: live.tokens() };
+    let (judgement, unsaid) = match &body {
+        Body::Live(live) => (judge_prefix(gates, context, &answer), so_far(live)),
+        _ => (judge(gates, context, &answer), Usage::default()),
     };
+    entry.usage = answer.usage.unwrap_or(unsaid);
+    entry.cost = Money::of(entry.usage, &upstream.tier);
     entry.score = judgement.verdicts.iter().find_map(|v| v.score);
     let served = Served { tier: &upstream.name, outcome: "accepted", body, strip, logprobs: answer.logprobs };
     if judgement.accepted {
@@ -355,14 +331,9 @@ fn verdict<'s>(
     Said::Rejected((whole && judgement.returnable).then_some(Candidate { rank, served }))
 }
 
-fn inject(upstream: &Upstream, gates: &[CompiledGate], peek: &Peek<'_>) -> Inject {
-    let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
+fn inject(upstream: &Upstream, stage: &Stage, peek: &Peek<'_>) -> Inject {
     let stream = peek.stream && upstream.tier.capabilities.contains(&Capability::Streaming);
-    Inject { logprobs, stream: Some(stream), include_usage: stream }
-}
-
-fn jitter(world: &World<'_>) -> f64 {
-    f64::from(u32::try_from((world.random)(1000)).unwrap_or(0)) / 1000.0
+    Inject { logprobs: stage.logprobs, stream: Some(stream), include_usage: stream }
 }
 
 const fn reason_name(reason: FailoverReason) -> &'static str {
@@ -373,89 +344,5 @@ const fn reason_name(reason: FailoverReason) -> &'static str {
         FailoverReason::ServerError => "ServerError",
         FailoverReason::Degraded => "Degraded",
         FailoverReason::ContextOverflow => "ContextOverflow",
-    }
-}
-
-/// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
-async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
-    let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
-    let endpoints = upstream.endpoints(world.endpoints);
-    let mut tried = Vec::new();
-    let mut last = if endpoints.is_empty() {
-        CallError::blameless(FailoverReason::Unreachable, "no ready endpoint")
-    } else {
-        CallError::blameless(FailoverReason::Degraded, "every endpoint's circuit is open")
-    };
-    for _ in 0..step.attempts.max(1) {
-        let now = Instant::now();
-        // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
-        let chosen = if let [only] = endpoints {
-            if tried.is_empty() || last.reason == Some(FailoverReason::Unreachable) { Some(only.clone()) } else { None }
-        } else {
-            choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
-        };
-        let Some(endpoint) = chosen else { break };
-        let begin = tokio::time::Instant::now();
-        let limit = (begin + Duration::from_millis(step.timeout_ms)).min(deadline);
-        // What earlier steps left of the deadline may be too little for anybody.
-        let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
-        let guard = Probe { circuit: &endpoint.circuit, done: false };
-        let called = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.wants));
-        let result = match &upstream.health {
-            None => called.await,
-            Some(health) => tokio::select! {
-                biased;
-                result = called => result,
-                () = frozen(world.pool, &endpoint, health) => {
-                    guard.done();
-                    endpoint.circuit().open(Instant::now() + SET_ASIDE);
-                    last = CallError::of(FailoverReason::ServerError, "frozen");
-                    tried.push(endpoint);
-                    continue;
-                }
-            },
-        };
-        let result = result.unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
-        guard.done();
-        match result {
-            Ok(answered) => {
-                endpoint.circuit().success(Instant::now());
-                return Ok(answered);
-            }
-            Err(error) => {
-                if error.counts {
-                    endpoint.circuit().failure(Instant::now(), jitter(world));
-                } else {
-                    endpoint.circuit().release();
-                }
-                let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
-                last = error;
-                tried.push(endpoint);
-                if !again || tokio::time::Instant::now() >= deadline {
-                    break;
-                }
-            }
-        }
-    }
-    Err(last)
-}
-
-/// Frees a probe's place when the client leaves in mid-call.
-struct Probe<'a> {
-    circuit: &'a Mutex<Circuit>,
-    done: bool,
-}
-
-impl Probe<'_> {
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.circuit.lock().unwrap_or_else(PoisonError::into_inner).release();
-        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::endpoints::{Addresses, Endpoints};
 use super::metrics::ReloadLabels;
-use super::problem::Problem;
+use super::secret_problem::SecretProblem;
 use super::snapshot::Snapshot;
 use crate::routing::source::secrets::Secrets;
 
@@ -53,7 +53,7 @@ pub async fn follow(
     shared: Arc<Shared>,
     mut inputs: Inputs,
     state: Option<PathBuf>,
-    problems: watch::Sender<Vec<Problem>>,
+    problems: watch::Sender<Vec<SecretProblem>>,
 ) {
     load(&shared, &mut inputs, state.as_deref(), &problems);
     endpoints(&shared, &mut inputs);
@@ -75,7 +75,7 @@ fn endpoints(shared: &Shared, inputs: &mut Inputs) {
     shared.endpoints.store(Arc::new(new));
 }
 
-fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<Problem>>) {
+fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<SecretProblem>>) {
     let Some(text) = inputs.table.borrow_and_update().clone() else { return };
     let secrets = inputs.secrets.borrow_and_update().clone();
     let before = shared.snapshot.load_full();

@@ -97,11 +97,16 @@ impl Live {
         Ok(true)
     }
 
+    /// Tokens of content so far.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        u64::try_from(self.reader.content_tokens()).unwrap_or_default()
+    }
+
     /// Usage as the upstream said it, else so much as was read.
     #[must_use]
     pub fn usage(&self, committed: Usage) -> Usage {
-        let completion = u64::try_from(self.reader.content_tokens()).unwrap_or_default();
-        self.reader.usage().unwrap_or(Usage { completion, ..committed })
+        self.reader.usage().unwrap_or(Usage { completion: self.tokens(), ..committed })
     }
 
     /// Where it comes from.
@@ -132,7 +137,7 @@ impl Live {
             let last = match more {
                 Ok(Ok(true)) => continue,
                 // A choice without its end was cut off.
-                Ok(Ok(false)) if self.reader.clone().finish().is_ok() => encode([&Bytes::from_static(DONE)]),
+                Ok(Ok(false)) if self.reader.is_whole() => encode([&Bytes::from_static(DONE)]),
                 _ => {
                     let message = "the model's stream broke off; what came before is not the whole answer";
                     let problem = Problem::new(StatusCode::BAD_GATEWAY, "server_error", "stream_broken", message);

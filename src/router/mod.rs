@@ -10,6 +10,7 @@
 
 pub mod access_log;
 pub mod answer;
+mod attempts;
 pub mod body;
 pub mod breaker;
 pub mod call;
@@ -17,6 +18,7 @@ pub mod cascade;
 pub mod control;
 pub mod endpoints;
 pub mod errors;
+mod exchange;
 pub mod frozen;
 pub mod gates;
 pub(crate) mod json;
@@ -24,10 +26,11 @@ pub mod live;
 pub mod metrics;
 pub mod money;
 pub mod pool;
-pub mod problem;
 pub mod receive;
+mod reply;
 pub mod route;
 pub mod run;
+pub mod secret_problem;
 pub mod serve;
 pub mod server;
 pub mod snapshot;

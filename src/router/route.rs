@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::gates::{CompiledGate, compile_all};
+use super::gates::{CompiledGate, DecidesOn, compile_all};
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
 use super::snapshot::{Refused, Upstream};
 use crate::api::types::{DataClass, Risk};
@@ -23,6 +23,8 @@ pub struct Route {
     pub path: Path,
     /// What it is made of: one a step of the path.
     pub stages: Vec<Stage>,
+    /// Whether a gate judges by the schema of the request.
+    pub needs_request_schema: bool,
     /// Counters of the workload.
     pub metrics: WorkloadMetrics,
 }
@@ -31,6 +33,10 @@ pub struct Route {
 pub struct Stage {
     /// Its gates.
     pub gates: Gates,
+    /// Alternatives per token that its gates must see; `None` if they look at no log probabilities.
+    pub logprobs: Option<u8>,
+    /// Tokens of content after which a stream may be judged, where its gates can.
+    pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
     pub legs: Vec<Leg>,
 }
@@ -97,6 +103,10 @@ impl Routes {
     }
 }
 
+fn judges_by_request(stages: &[Stage]) -> bool {
+    stages.iter().flat_map(|stage| stage.gates.iter()).any(CompiledGate::needs_request_schema)
+}
+
 struct Compiler<'a> {
     table: &'a RoutingTable,
     gates: BTreeMap<&'a str, Vec<Gates>>,
@@ -113,6 +123,7 @@ impl Compiler<'_> {
             risk: workload.risk,
             data_class: workload.data_class,
             path,
+            needs_request_schema: judges_by_request(&stages),
             stages,
             metrics: self.metrics.workload(&workload.name),
         })
@@ -123,7 +134,8 @@ impl Compiler<'_> {
         let (path, stages) = self.path(&format!("Public tier {tier}"), &workload, &workload)?;
         let metrics = self.metrics.workload(&workload);
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
-        Ok(Route { workload, owner: "-".into(), risk, data_class, path, stages, metrics })
+        let needs_request_schema = judges_by_request(&stages);
+        Ok(Route { workload, owner: "-".into(), risk, data_class, path, stages, needs_request_schema, metrics })
     }
 
     fn path(&self, what: &str, workload: &str, name: &str) -> Result<(Path, Vec<Stage>), Refused> {
@@ -133,7 +145,10 @@ impl Compiler<'_> {
         let stage = |(step, gates): (&Step, &Gates)| {
             let legs: Result<_, Refused> =
                 step.tiers.iter().map(|tier| self.leg(workload, name, step, tier, gates)).collect();
-            Ok(Stage { gates: gates.clone(), legs: legs? })
+            let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
+            let by_beginning = gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole);
+            let commit_after = path.commit_after_tokens.filter(|_| by_beginning);
+            Ok(Stage { gates: gates.clone(), logprobs, commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
         Ok((path.clone(), stages?))

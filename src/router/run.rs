@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::access_log::AccessLog;
 use super::control::{Inputs, follow};
 use super::metrics::Metrics;
-use super::problem::Problem;
+use super::secret_problem::SecretProblem;
 use super::server::Server;
 use super::{Limits, Shared};
 use crate::runtime::admin;
@@ -68,7 +68,7 @@ pub struct Running {
     /// Its admin address.
     pub admin: Option<SocketAddr>,
     /// What is missing (keys that are not mounted), as it changes.
-    pub problems: watch::Receiver<Vec<Problem>>,
+    pub problems: watch::Receiver<Vec<SecretProblem>>,
     shared: Arc<Shared>,
     server: Server,
     stopping: watch::Sender<bool>,

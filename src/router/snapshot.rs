@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
-use super::problem::Problem;
 use super::route::Routes;
+use super::secret_problem::SecretProblem;
 use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{Backend, FORMAT_VERSION, RoutingTable, Tier, hash};
@@ -46,7 +46,7 @@ pub struct Snapshot {
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
     /// What is not mounted or cannot be used.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<SecretProblem>,
 }
 
 /// A tier, ready to be asked.
@@ -60,7 +60,7 @@ pub struct Upstream {
     /// Path that its endpoints answer while they live, where that is known.
     pub health: Option<Uri>,
     /// `authorization`, where the tier needs one.
-    pub authorization: Result<Option<HeaderValue>, Problem>,
+    pub authorization: Result<Option<HeaderValue>, SecretProblem>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
     place: Place,
@@ -75,6 +75,11 @@ enum Place {
 }
 
 impl Upstream {
+    /// Its circuit.
+    pub fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
+        self.circuit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Endpoints that can be asked now.
     #[must_use]
     pub fn endpoints<'a>(&'a self, world: &'a Endpoints) -> &'a [Arc<Endpoint>] {
@@ -126,7 +131,7 @@ fn compile_tiers(
     table: &RoutingTable,
     secrets: &Secrets,
     before: Option<&Snapshot>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<SecretProblem>,
 ) -> Result<BTreeMap<String, Arc<Upstream>>, Refused> {
     let mut tiers = BTreeMap::new();
     for (name, tier) in &table.tiers {
@@ -173,27 +178,27 @@ fn at_url(base: &str) -> Result<(Uri, Endpoint), String> {
     Ok((chat.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?, endpoint))
 }
 
-fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<HeaderValue, Problem> {
-    let key = key.ok_or_else(|| Problem::absent(field, secret))?;
+fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<HeaderValue, SecretProblem> {
+    let key = key.ok_or_else(|| SecretProblem::absent(field, secret))?;
     let mut value = HeaderValue::from_bytes(&[b"Bearer ", key.as_ref()].concat())
-        .map_err(|_| Problem::not_a_header(field, secret))?;
+        .map_err(|_| SecretProblem::not_a_header(field, secret))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn compile_keys(table: &RoutingTable, secrets: &Secrets, problems: &mut Vec<Problem>) -> Vec<([u8; 32], usize)> {
+fn compile_keys(table: &RoutingTable, secrets: &Secrets, problems: &mut Vec<SecretProblem>) -> Vec<([u8; 32], usize)> {
     let mut keys = Vec::new();
     let mut owners: HashMap<[u8; 32], &str> = HashMap::new();
     for (index, client) in table.clients.iter().flatten().enumerate() {
         let field = format!("RoutingPolicy {}: spec.clients[{}].apiKey.secretKeyRef", table.policy, client.name);
         let Some(key) = secrets.get(&client.api_key).filter(|key| !key.is_empty()) else {
-            problems.push(Problem::absent(&field, &client.api_key));
+            problems.push(SecretProblem::absent(&field, &client.api_key));
             continue;
         };
         let digest: [u8; 32] = Sha256::digest(&key).into();
         // Two clients with one key could not be told apart: the first keeps it.
         if let Some(first) = owners.insert(digest, &client.name) {
-            problems.push(Problem::shared(&field, &client.api_key, first));
+            problems.push(SecretProblem::shared(&field, &client.api_key, first));
             continue;
         }
         keys.push((digest, index));

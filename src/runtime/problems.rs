@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::events;
 use crate::api::RoutingPolicy;
-use crate::router::problem::Problem;
+use crate::router::secret_problem::SecretProblem;
 
 /// Who tells.
 const REPORTER: &str = "smallfirst.dev/router";
@@ -45,7 +45,7 @@ pub async fn tell(
     client: Client,
     namespace: String,
     policy: String,
-    mut problems: watch::Receiver<Vec<Problem>>,
+    mut problems: watch::Receiver<Vec<SecretProblem>>,
     pace: Pace,
 ) {
     let mut agenda = Agenda::default();
@@ -73,11 +73,11 @@ pub async fn tell(
 
 /// When each problem is told next. Pure: it is told the time.
 #[derive(Debug, Default)]
-struct Agenda(HashMap<Problem, Instant>);
+struct Agenda(HashMap<SecretProblem, Instant>);
 
 impl Agenda {
     /// Forgets what is mended, and plans what is new.
-    fn update(&mut self, problems: &[Problem], first: Instant) {
+    fn update(&mut self, problems: &[SecretProblem], first: Instant) {
         let problems = problems.get(..MOST).unwrap_or(problems);
         self.0.retain(|problem, _| problems.contains(problem));
         for problem in problems {
@@ -85,11 +85,11 @@ impl Agenda {
         }
     }
 
-    fn due(&self, now: Instant) -> Vec<Problem> {
+    fn due(&self, now: Instant) -> Vec<SecretProblem> {
         self.0.iter().filter(|(_, at)| **at <= now).map(|(problem, _)| problem.clone()).collect()
     }
 
-    fn put(&mut self, problem: Problem, at: Instant) {
+    fn put(&mut self, problem: SecretProblem, at: Instant) {
         self.0.insert(problem, at);
     }
 
@@ -98,7 +98,7 @@ impl Agenda {
     }
 }
 
-async fn publish(client: &Client, namespace: &str, policy: &str, problem: &Problem) -> kube::Result<()> {
+async fn publish(client: &Client, namespace: &str, policy: &str, problem: &SecretProblem) -> kube::Result<()> {
     let event = Event {
         type_: EventType::Warning,
         reason: problem.reason.to_owned(),
@@ -140,8 +140,8 @@ mod tests {
 
     const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/ml/events";
 
-    fn problem(key: &str) -> Problem {
-        Problem::absent(
+    fn problem(key: &str) -> SecretProblem {
+        SecretProblem::absent(
             "RoutingPolicy front: spec.clients[x].apiKey.secretKeyRef",
             &SecretKeyRef { name: "keys".into(), key: key.into() },
         )
@@ -156,7 +156,7 @@ mod tests {
         server
     }
 
-    fn start(server: &FakeApiServer, problems: &watch::Sender<Vec<Problem>>, pace: Pace) {
+    fn start(server: &FakeApiServer, problems: &watch::Sender<Vec<SecretProblem>>, pace: Pace) {
         tokio::spawn(tell(server.client(), "ml".into(), "front".into(), problems.subscribe(), pace));
     }
 
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn of_a_long_list_the_first_are_told() {
-        let all: Vec<Problem> = (0..100).map(|n| problem(&n.to_string())).collect();
+        let all: Vec<SecretProblem> = (0..100).map(|n| problem(&n.to_string())).collect();
         let mut agenda = Agenda::default();
         let now = Instant::now();
         agenda.update(&all, now + Duration::from_secs(1));

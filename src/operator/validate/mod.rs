@@ -17,8 +17,6 @@ pub use path::path;
 pub use policy::policy;
 pub use tier::tier;
 
-use crate::api::conditions::{REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND};
-
 /// Why a resource, or a part of it, is not in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -29,26 +27,6 @@ pub struct Invalid {
     pub reason: &'static str,
     /// Every problem, each with its field, for people.
     pub message: String,
-}
-
-/// What has to happen before it can work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Another object must appear or become accepted; a watch tells when.
-    Waiting,
-    /// A person must change the object.
-    Terminal,
-}
-
-impl Invalid {
-    /// Whether waiting can help.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        match self.reason {
-            REASON_REF_NOT_FOUND | REASON_REF_NOT_ACCEPTED => Class::Waiting,
-            _ => Class::Terminal,
-        }
-    }
 }
 
 /// What a resource compiles to.

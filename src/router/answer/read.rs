@@ -162,6 +162,12 @@ impl Reader {
         self.usage
     }
 
+    /// Whether every choice has come to its end.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|part| part.seen && part.ended)
+    }
+
     /// What there is, as if it ended here.
     ///
     /// # Errors

@@ -11,20 +11,20 @@ pub const REASON_SECRET_UNUSABLE: &str = "SecretUnusable";
 
 /// A client or a tier that is not served, and what would help.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Problem {
+pub struct SecretProblem {
     /// Reason of the Event.
     pub reason: &'static str,
     /// Object, field, Secret, key, and the fix; never a key's value.
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for SecretProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl Problem {
+impl SecretProblem {
     /// A key is not mounted. `field` begins with the object that it is of.
     #[must_use]
     pub fn absent(field: &str, secret: &SecretKeyRef) -> Self {

@@ -1,0 +1,115 @@
+//! One tier, asked: which of its endpoints, how often, and what each failure says of whom.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::timeout_at;
+
+use super::answer::Answer;
+use super::breaker::{Circuit, jitter};
+use super::call::{Body, CallError, Wants, call};
+use super::cascade::{Asked, World};
+use super::endpoints::choose;
+use super::frozen::{SET_ASIDE, frozen};
+use super::route::Stage;
+use super::snapshot::Upstream;
+use crate::api::escalation_path::FailoverReason;
+use crate::routing::table::Step;
+
+/// What one tier is asked.
+pub(super) struct Call<'a, 's> {
+    pub(super) world: &'a World<'a>,
+    pub(super) step: &'s Step,
+    pub(super) upstream: &'s Upstream,
+    pub(super) stage: &'s Stage,
+    pub(super) asked: &'a Asked<'a>,
+    pub(super) deadline: tokio::time::Instant,
+    /// A timeout after less than this says nothing of who was asked.
+    pub(super) fair: Duration,
+    pub(super) wants: Wants,
+}
+
+/// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
+pub(super) async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+    let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
+    let endpoints = upstream.endpoints(world.endpoints);
+    let mut tried = Vec::new();
+    let mut last = if endpoints.is_empty() {
+        CallError::blameless(FailoverReason::Unreachable, "no ready endpoint")
+    } else {
+        CallError::blameless(FailoverReason::Degraded, "every endpoint's circuit is open")
+    };
+    for _ in 0..step.attempts.max(1) {
+        let now = Instant::now();
+        // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
+        let chosen = if let [only] = endpoints {
+            if tried.is_empty() || last.reason == Some(FailoverReason::Unreachable) { Some(only.clone()) } else { None }
+        } else {
+            choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
+        };
+        let Some(endpoint) = chosen else { break };
+        let begin = tokio::time::Instant::now();
+        let limit = (begin + Duration::from_millis(step.timeout_ms)).min(deadline);
+        // What earlier steps left of the deadline may be too little for anybody.
+        let late = if limit - begin < fair { CallError::blameless } else { CallError::of };
+        let guard = Probe { circuit: &endpoint.circuit, done: false };
+        let called = timeout_at(limit, call(world.pool, upstream, &endpoint, body, asked.id, asking.wants));
+        let result = match &upstream.health {
+            None => called.await,
+            Some(health) => tokio::select! {
+                biased;
+                result = called => result,
+                () = frozen(world.pool, &endpoint, health) => {
+                    guard.done();
+                    endpoint.circuit().open(Instant::now() + SET_ASIDE);
+                    last = CallError::of(FailoverReason::ServerError, "frozen");
+                    tried.push(endpoint);
+                    continue;
+                }
+            },
+        };
+        let result = result.unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
+        guard.done();
+        match result {
+            Ok(answered) => {
+                endpoint.circuit().success(Instant::now());
+                return Ok(answered);
+            }
+            Err(error) => {
+                if error.counts {
+                    endpoint.circuit().failure(Instant::now(), jitter(world.random));
+                } else {
+                    endpoint.circuit().release();
+                }
+                let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
+                last = error;
+                tried.push(endpoint);
+                if !again || tokio::time::Instant::now() >= deadline {
+                    break;
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Frees a probe's place when the client leaves in mid-call.
+pub(super) struct Probe<'a> {
+    pub(super) circuit: &'a Mutex<Circuit>,
+    pub(super) done: bool,
+}
+
+impl Probe<'_> {
+    pub(super) fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.circuit.lock().unwrap_or_else(PoisonError::into_inner).release();
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One chat request, from its head to its reply: read, authenticate, classify, walk, reply, account.
+//!
+//! A request is answered by the future that hyper drives, and a client that leaves drops it. Only where a path may commit
+//! a stream early the answer is the work of a task of its own, which goes on after the reply's head was handed over.
+
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::access_log::Entry;
+use super::body::{Peek, peek};
+use super::breaker::jitter;
+use super::cascade::{Asked, World, walk};
+use super::errors::Problem;
+use super::gates::validate_request_schema;
+use super::live::End;
+use super::money::Money;
+use super::pool::Pool;
+use super::receive::{discard, read};
+use super::reply::{COST, Flow, Reply, STEPS, WORKLOAD, refused, reply, set};
+use super::route::Route;
+use super::serve::authenticate;
+use super::snapshot::Snapshot;
+use super::trace::Trace;
+use crate::routing::decide::{self, Signals, Unroutable};
+
+/// Who a request is and where it went, for the log.
+struct Account<'s> {
+    client: &'s str,
+    route: Option<&'s Route>,
+    outcome: &'static str,
+    trace: Trace<'s>,
+}
+
+/// One chat request and what it is answered with.
+#[derive(Clone, Copy)]
+pub(super) struct Exchange<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) pool: &'a Pool,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) id: &'a HeaderValue,
+    pub(super) begin: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    fn open(&self) -> Open<'a> {
+        let Self { shared, snapshot, id, begin, .. } = *self;
+        let account = Account { client: "-", route: None, outcome: "client_gone", trace: Trace::default() };
+        shared.metrics.in_flight.inc();
+        Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
+    }
+
+    /// Answers with all of the answer: for tables without a path that commits early.
+    pub(super) async fn whole(self, request: Request<Incoming>) -> Reply {
+        let mut open = self.open();
+        let answered = chat(self, request, &mut open.account).await;
+        self.reply(answered, &mut open).0
+    }
+
+    /// Hands over the reply's head as soon as the answer is committed, and passes on the rest.
+    pub(super) async fn flowing(self, request: Request<Incoming>, mut head: oneshot::Sender<Reply>) {
+        let mut open = self.open();
+        let answered = tokio::select! {
+            answered = chat(self, request, &mut open.account) => answered,
+            () = head.closed() => return,
+        };
+        let (reply, flow) = self.reply(answered, &mut open);
+        let sent = head.send(reply).is_ok();
+        let Some(Flow { mut live, strip, client }) = flow else { return };
+        let end = if sent { live.pass_on(strip, &client).await } else { End::ClientGone };
+        match end {
+            End::Done => {}
+            End::Broken => open.account.outcome = "stream_broken",
+            End::ClientGone => (open.account.outcome, open.status) = ("client_gone", CLIENT_GONE),
+        }
+        if let Some(leg) = open.account.trace.0.last_mut() {
+            leg.latency += live.since.elapsed();
+            leg.usage = live.usage(leg.usage);
+            leg.cost = Money::of(leg.usage, &leg.leg.upstream.tier);
+            if end == End::Broken {
+                let jitter = jitter(|bound| self.shared.random(bound));
+                leg.leg.upstream.circuit().failure(Instant::now(), jitter);
+                live.endpoint().circuit().failure(Instant::now(), jitter);
+            }
+        }
+        live.release(self.pool, end);
+    }
+
+    fn reply(&self, answered: Result<(Reply, Option<Flow>), Problem>, open: &mut Open<'_>) -> (Reply, Option<Flow>) {
+        let (mut reply, flow) = answered.unwrap_or_else(|problem| {
+            open.account.outcome = problem.code;
+            (refused(&problem), None)
+        });
+        open.status = reply.status().as_u16();
+        // Of a stream that goes on nobody knows yet what it will come to.
+        describe(&open.account, self.snapshot, flow.is_none(), reply.headers_mut());
+        (reply, flow)
+    }
+}
+
+struct InFlight<'a>(&'a Shared);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+/// Status in the log of a request whose client left before the reply.
+const CLIENT_GONE: u16 = 499;
+
+/// An account that is told when it is dropped: a client that leaves drops the future that serves it, and what its
+/// steps did and cost counts all the same.
+struct Open<'a> {
+    shared: &'a Shared,
+    snapshot: &'a Snapshot,
+    id: &'a HeaderValue,
+    begin: Instant,
+    account: Account<'a>,
+    status: u16,
+    _in_flight: InFlight<'a>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let Account { client, route, outcome, trace } = &self.account;
+        let latency = self.begin.elapsed();
+        self.shared.metrics.record(*route, outcome, latency.as_secs_f64(), trace);
+        let entry = Entry {
+            request_id: self.id.to_str().unwrap_or("-"),
+            client,
+            workload: route.map_or("-", |route| &route.workload),
+            owner: route.map_or("-", |route| &route.owner),
+            status: self.status,
+            outcome,
+            latency,
+            cost: trace.cost(),
+            currency: &self.snapshot.table.currency,
+            trace,
+        };
+        self.shared.access_log.write(self.snapshot.table.access_log, &entry);
+    }
+}
+
+/// Says in the reply's headers what was done.
+fn describe(account: &Account<'_>, snapshot: &Snapshot, with_cost: bool, headers: &mut HeaderMap) {
+    if !account.trace.0.is_empty() {
+        set(headers, &STEPS, account.trace.header());
+        if with_cost {
+            let cost = account.trace.cost().to_string();
+            set(headers, &COST, [&cost, " ", &snapshot.table.currency].concat());
+        }
+    }
+    if let Some(route) = account.route {
+        set(headers, &WORKLOAD, route.workload.as_str());
+    }
+}
+
+async fn chat<'s>(
+    exchange: Exchange<'s>,
+    request: Request<Incoming>,
+    account: &mut Account<'s>,
+) -> Result<(Reply, Option<Flow>), Problem> {
+    let Exchange { shared, pool, snapshot, id, .. } = exchange;
+    let (head, incoming) = request.into_parts();
+    let client = match authenticate(snapshot, &head.headers) {
+        Ok(client) => client,
+        Err(problem) => {
+            discard(incoming, shared.limits.body_timeout).await;
+            return Err(problem);
+        }
+    };
+    account.client = match client.and_then(|index| snapshot.table.clients.as_ref()?.get(index)) {
+        Some(client) => &client.name,
+        None => "anonymous",
+    };
+    let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout).await?;
+    let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
+    let found = match classify(snapshot, client, &peek, &head.headers)? {
+        decide::Route::Tier(name) => snapshot.routes.tier(name),
+        decide::Route::Workload(index) => snapshot.routes.workload(index),
+    };
+    let Some(route) = found else {
+        let message = "the workload has no path";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", message));
+    };
+    account.route = Some(route);
+    if route.needs_request_schema
+        && let Some(schema) = peek.schema
+    {
+        validate_request_schema(schema.get()).map_err(|e| {
+            Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into()))
+        })?;
+    }
+    let endpoints = shared.endpoints.load();
+    let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
+    let asked = Asked { body: &body, peek: &peek, id };
+    let served = walk(&world, route, &asked, &mut account.trace).await?;
+    account.outcome = served.outcome;
+    reply(served, &peek)
+}
+
+fn classify<'s>(
+    snapshot: &'s Snapshot,
+    client: Option<usize>,
+    peek: &Peek<'_>,
+    headers: &HeaderMap,
+) -> Result<decide::Route<'s>, Problem> {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let signals = Signals { client, model: &peek.model, header: &header };
+    decide::classify(&snapshot.table, &signals).map_err(|unroutable| match unroutable {
+        Unroutable::UnknownModel(known) => Problem::unknown_model(&peek.model, &known),
+        Unroutable::NotAllowed(workload) => {
+            let message = format!("model: this client may not use workload {workload}");
+            Problem::new(StatusCode::FORBIDDEN, "invalid_request_error", "workload_not_allowed", message)
+        }
+    })
+}
