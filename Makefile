@@ -43,7 +43,7 @@ check: ## Format, lints, generated files, licences and sources, rustdoc
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 .PHONY: test
-test: ## Run every test; the last lines say how many ran per layer
+test: deps ## Run every test; the last lines say how many ran per layer
 	tests/run
 
 .PHONY: bench-deps
@@ -97,7 +97,7 @@ print-python:
 	@echo $(VENV)/bin/python
 
 .PHONY: demo
-demo: images python ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
+demo: deps images python ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
 	if [ -z "$${KUBECONFIG:-}" ]; then \
 	  tests/cluster/run up; tests/cluster/run fetch >/dev/null; \
 	  tests/cluster/run image import target/image/*.tar; \
