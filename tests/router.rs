@@ -4,6 +4,8 @@
 mod balance;
 #[path = "router/fake_upstream.rs"]
 mod fake_upstream;
+#[path = "router/gates.rs"]
+mod gates;
 #[path = "router/harness.rs"]
 mod harness;
 #[path = "router/hostile.rs"]

@@ -121,7 +121,7 @@ pub enum Entry {
 
 /// One gate: exactly one kind of check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match and notMatch"))]
+#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch), has(self.expression)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, notMatch and expression"))]
 #[serde(rename_all = "camelCase")]
 pub struct Gate {
     /// Accept only answers that ended for one of these reasons.
@@ -146,6 +146,10 @@ pub struct Gate {
     /// Accept only answers that do not match a regular expression, such as refusals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_match: Option<RegexGate>,
+    /// Accept only answers for which a CEL expression is true, such as `size(answer) < 400` or `json.total == json.net + json.tax`. Variables: `answer` (the text), `json` (the text parsed; whole numbers are int, others double), `finishReason` (stop, length, tool_calls or content_filter), `usage` (prompt_tokens, completion_tokens, total_tokens), `request` (model, stream, and max_tokens where the client set it). Functions: size, contains, startsWith, endsWith, matches (with a literal pattern), int, double, string, has, all, exists, exists_one and filter, the last four not within one another. What the expression reads and the answer lacks is missing evidence, and so is an error in its evaluation, and an answer above 64 KiB (less for long expressions with loops).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub expression: Option<String>,
     /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON.
     #[serde(default)]
     pub on_missing: OnMissing,

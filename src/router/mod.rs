@@ -25,6 +25,7 @@ pub(crate) mod json;
 pub mod live;
 pub mod metrics;
 pub mod money;
+mod own_stack;
 pub mod pool;
 pub mod receive;
 mod reply;

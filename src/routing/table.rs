@@ -204,6 +204,8 @@ pub enum Check {
     Match(String),
     /// The text does not match.
     NotMatch(String),
+    /// A CEL expression is true.
+    Expression(String),
 }
 
 /// A class of requests.

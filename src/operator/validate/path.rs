@@ -255,6 +255,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         grounded,
         matches,
         not_match,
+        expression,
         on_missing,
         required,
     } = gate;
@@ -266,6 +267,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         grounded.as_ref().map(|gate| ("grounded", compile_grounded(problems, field, gate))),
         matches.as_ref().map(|gate| ("match.regex", Check::Match(gate.regex.clone()))),
         not_match.as_ref().map(|gate| ("notMatch.regex", Check::NotMatch(gate.regex.clone()))),
+        expression.as_ref().map(|text| ("expression", Check::Expression(text.clone()))),
     ]
     .into_iter()
     .flatten()
@@ -282,8 +284,8 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
             Some(Gate { check, on_missing: *on_missing, required })
         }
         Err(_) => {
-            let problem = "exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match and \
-                           notMatch must be set";
+            let problem = "exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, \
+                           notMatch and expression must be set";
             problems.add(REASON_INVALID, field, problem);
             None
         }

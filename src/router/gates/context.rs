@@ -35,6 +35,18 @@ impl<'a> RequestContext<'a> {
         self.peek.input_tokens_estimate()
     }
 
+    /// The model that the client named.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.peek.model
+    }
+
+    /// Whether the client wants a stream.
+    #[must_use]
+    pub const fn stream(&self) -> bool {
+        self.peek.stream
+    }
+
     /// The client's own limit on output tokens.
     #[must_use]
     pub const fn max_tokens(&self) -> Option<u64> {

@@ -15,6 +15,7 @@
 
 mod confidence;
 mod context;
+mod expression;
 mod finish_reason;
 mod grounded;
 mod json_schema;
@@ -28,6 +29,7 @@ use crate::router::answer::{Answer, Choice};
 use crate::routing::table::{Check, Gate};
 
 pub use context::RequestContext;
+pub use expression::MAX_EXPRESSION_BYTES;
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
 pub use schema_size::MAX_SUBSCHEMAS;
 
@@ -48,6 +50,7 @@ enum Kind {
     Confidence(confidence::Confidence),
     Grounded(grounded::Grounded),
     JsonSchema(json_schema::JsonSchemaGate),
+    Expression(Box<expression::Expression>),
     ToolCalls,
 }
 
@@ -116,7 +119,7 @@ impl CompiledGate {
     /// Compiles a gate of a table.
     ///
     /// # Errors
-    /// A regular expression or a schema that is wrong or too large; the text says which and why.
+    /// A regular expression, a schema or a CEL expression that is wrong or too large; the text says which and why.
     pub fn compile(gate: &Gate) -> Result<Self, String> {
         let Gate { check, on_missing, required } = gate;
         Ok(Self { kind: Self::kind(check)?, on_missing: *on_missing, required: *required })
@@ -142,6 +145,7 @@ impl CompiledGate {
             }
             Check::Match(regex) => Kind::Match(text_match::TextMatch::compile(regex, true)?),
             Check::NotMatch(regex) => Kind::Match(text_match::TextMatch::compile(regex, false)?),
+            Check::Expression(text) => Kind::Expression(Box::new(expression::Expression::compile(text)?)),
             Check::ToolCalls {} => Kind::ToolCalls,
         })
     }
@@ -156,6 +160,7 @@ impl CompiledGate {
             Kind::Confidence(_) => "confidence",
             Kind::Grounded(_) => "grounded",
             Kind::JsonSchema(_) => "jsonSchema",
+            Kind::Expression(_) => "expression",
             Kind::ToolCalls => "toolCalls",
         }
     }
@@ -187,6 +192,7 @@ impl CompiledGate {
             Kind::JsonSchema(_) => 3,
             Kind::ToolCalls => 4,
             Kind::Grounded(_) => 5,
+            Kind::Expression(_) => 6,
         }
     }
 
@@ -240,6 +246,7 @@ impl CompiledGate {
             Kind::Grounded(gate) => gate.judge(request, content),
             Kind::JsonSchema(gate) => gate.judge(request, choice, content),
             Kind::ToolCalls => tool_calls::judge(request, choice),
+            Kind::Expression(gate) => gate.judge(request, answer.usage, choice, content),
         }
     }
 }

@@ -10,6 +10,11 @@ use crate::router::answer::Choice;
 /// Bound on a compiled expression, in bytes.
 const SIZE_LIMIT: usize = 1 << 20;
 
+/// Compiles a table's expression.
+pub(super) fn regex(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(SIZE_LIMIT).dfa_size_limit(SIZE_LIMIT).build()
+}
+
 #[derive(Debug)]
 pub(super) struct TextMatch {
     regex: Regex,
@@ -19,8 +24,7 @@ pub(super) struct TextMatch {
 impl TextMatch {
     pub(super) fn compile(regex: &str, wanted: bool) -> Result<Self, String> {
         let name = if wanted { "match" } else { "notMatch" };
-        let built = RegexBuilder::new(regex).size_limit(SIZE_LIMIT).dfa_size_limit(SIZE_LIMIT).build();
-        built.map(|regex| Self { regex, wanted }).map_err(|e| format!("{name}: {e}"))
+        self::regex(regex).map(|regex| Self { regex, wanted }).map_err(|e| format!("{name}: {e}"))
     }
 
     pub(super) fn judge(&self, choice: &Choice) -> Finding {
