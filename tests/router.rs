@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
 #[path = "router/balance.rs"]
 mod balance;
+#[path = "router/explain.rs"]
+mod explain;
 #[path = "router/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "router/gates.rs"]
@@ -361,5 +363,10 @@ async fn the_access_log_has_the_steps_and_no_prompt() {
         (&id.into(), &"finance".into(), &"intent".into())
     );
     assert_eq!(line["steps"][0]["score"], -3.0);
+    assert_eq!(
+        line["steps"][0]["gates"],
+        serde_json::json!([{"gate": "confidence", "passed": false, "score": -3.0, "detail": "below the threshold"}])
+    );
+    assert_eq!(line["steps"][1]["gates"], serde_json::json!([]));
     assert!(!log.contains("PROMPT-TEXT") && !log.contains("small says"));
 }

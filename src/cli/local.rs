@@ -38,7 +38,7 @@ pub struct Args {
     /// Address of the traffic port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Address of the admin port: /healthz, /readyz, /metrics, /table. Default: none.
+    /// Address of the admin port: /healthz, /readyz, /metrics, /table, /explain. Default: none.
     #[arg(long)]
     admin: Option<SocketAddr>,
     /// Where a tier is: TIER=URL, such as compact=http://127.0.0.1:8000/v1. May be repeated.

@@ -32,7 +32,7 @@ pub struct Args {
     /// Address of the traffic port.
     #[arg(long, default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Address of the admin port: /healthz, /readyz, /metrics, /table.
+    /// Address of the admin port: /healthz, /readyz, /metrics, /table, /explain.
     #[arg(long, default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
     /// Threads that serve traffic. Default: one for each CPU that this process may use.

@@ -5,18 +5,24 @@
 //! dropped and the next line says how many.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
+use super::gates::Verdict;
 use super::money::Money;
 use super::trace::{StepTrace, Trace};
 use crate::api::routing_policy::AccessLogFormat;
 
 /// Bytes that may wait for the writer.
 const WAITING: usize = 4 << 20;
+/// Bytes of lines that are kept for `/explain`.
+const KEPT: usize = 2 << 20;
+/// Lines of one request that `/explain` shows: a client may send the same id again and again.
+const SHOWN: usize = 16;
 /// Time for which lines are gathered.
 const GATHERING: Duration = Duration::from_millis(20);
 
@@ -26,6 +32,8 @@ pub struct AccessLog(Arc<Queue>);
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
+    /// The last lines that were written. Locked after `state`, never before it.
+    kept: Mutex<Kept>,
     /// There is something to write.
     filled: Condvar,
     /// Everything was written.
@@ -43,7 +51,26 @@ struct State {
     ended: bool,
 }
 
-/// What a line says.
+/// Lines as the writer took them, the oldest first.
+#[derive(Default)]
+struct Kept {
+    taken: VecDeque<Arc<[u8]>>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn push(&mut self, lines: &[u8]) {
+        self.bytes += lines.len();
+        self.taken.push_back(lines.into());
+        while self.bytes > KEPT
+            && let Some(oldest) = self.taken.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+}
+
+/// What a line says. The id comes first: [`AccessLog::recent`] finds a line by its beginning.
 #[derive(Serialize)]
 pub struct Entry<'a> {
     /// Id of the request.
@@ -77,6 +104,7 @@ struct Step<'a> {
     verdict: &'static str,
     reason: Option<&'static str>,
     score: Option<f64>,
+    gates: &'a [Verdict],
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     latency: Duration,
     input_tokens: u64,
@@ -92,7 +120,8 @@ impl<'a> From<&'a StepTrace<'_>> for Step<'a> {
             tier: &trace.leg.upstream.name,
             verdict,
             reason,
-            score: trace.score,
+            score: trace.score(),
+            gates: &trace.verdicts,
             latency: trace.latency,
             input_tokens: trace.usage.prompt,
             output_tokens: trace.usage.completion,
@@ -143,6 +172,25 @@ impl AccessLog {
 }
 
 impl AccessLog {
+    /// The last lines of a request, the newest last; only of format JSON. Looks through all that is kept: for people.
+    #[must_use]
+    pub fn recent(&self, request_id: &str) -> Vec<String> {
+        let begin = format!("{{\"request_id\":{},", serde_json::Value::from(request_id));
+        let mut found = Vec::new();
+        let mut look = |lines: &[u8]| {
+            let lines = lines.split(|byte| *byte == b'\n').filter(|line| line.starts_with(begin.as_bytes()));
+            found.extend(lines.map(|line| String::from_utf8_lossy(line).into_owned()));
+        };
+        let (kept, waiting) = {
+            // Both at once, so that no line is on its way from the one to the other.
+            let state = self.0.state();
+            (self.0.kept().taken.clone(), state.waiting.clone())
+        };
+        kept.iter().for_each(|lines| look(lines));
+        look(&waiting);
+        found.split_off(found.len().saturating_sub(SHOWN))
+    }
+
     /// Waits until every line is written; false if some still are not after this time. For the end of a process.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
@@ -171,6 +219,10 @@ impl Drop for AccessLog {
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, line: &[u8]) {
@@ -225,6 +277,11 @@ impl Queue {
             lines.extend_from_slice(format!("{{\"dropped_lines\":{dropped}}}\n").as_bytes());
         }
         state.writing = true;
+        let mut kept = self.kept();
+        drop(state);
+        if !lines.is_empty() {
+            kept.push(lines);
+        }
         !lines.is_empty()
     }
 }
@@ -313,6 +370,29 @@ mod tests {
             .filter_map(|l| l.strip_prefix("{\"dropped_lines\":")?.strip_suffix('}')?.parse::<usize>().ok());
         assert_eq!(lines + dropped.sum::<usize>(), 20);
         assert!((4..=8).contains(&lines), "{lines}");
+    }
+
+    #[test]
+    fn the_last_lines_are_found_by_their_id_until_others_take_their_place() {
+        let log = AccessLog::start(Box::new(std::io::sink()));
+        let shown = |id: &str| log.recent(id).len();
+        for id in ["one", "two", "one", "one\"", "on"] {
+            line(&log, id);
+        }
+        assert_eq!(
+            (shown("one"), shown("two"), shown("one\""), shown("on"), shown("o"), shown("")),
+            (2, 1, 1, 1, 0, 0)
+        );
+        assert!(log.flush(Duration::from_secs(5)));
+        assert_eq!((shown("one"), shown("two")), (2, 1), "as they were before they were written");
+        assert!(log.recent("two")[0].ends_with("\"steps\":[]}"));
+        for _ in 0..3 {
+            line(&log, &"i".repeat(1 << 20));
+            assert!(log.flush(Duration::from_secs(5)));
+        }
+        assert_eq!(shown("one"), 0);
+        (0..40).for_each(|_| line(&log, "again"));
+        assert_eq!(shown("again"), SHOWN);
     }
 
     #[test]

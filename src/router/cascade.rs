@@ -28,6 +28,7 @@ use crate::api::escalation_path::{FailoverReason, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
 use crate::routing::decide::{self, Needs, Skip};
+use crate::routing::table::Tier;
 
 /// What a walk needs besides the request.
 pub struct World<'a> {
@@ -101,7 +102,7 @@ pub async fn walk<'s>(
             let mut entry = StepTrace {
                 leg,
                 ending: Ending::Accepted,
-                score: None,
+                verdicts: Vec::new(),
                 latency: Duration::ZERO,
                 usage: Usage::default(),
                 cost: Money::default(),
@@ -114,7 +115,10 @@ pub async fn walk<'s>(
                 alternatives: stage.logprobs > Some(1),
             };
             let call = Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants };
-            if path.max_cost.is_some_and(|most| spent + call.at_most() > Money::from_nanos(most)) {
+            if path
+                .max_cost
+                .is_some_and(|most| spent + at_most(asked.peek, &leg.upstream.tier) > Money::from_nanos(most))
+            {
                 entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                 trace.0.push(entry);
                 continue;
@@ -228,7 +232,8 @@ fn exhausted(trace: &Trace<'_>, last: Option<&CallError>) -> Problem {
     }
 }
 
-fn needs(peek: &Peek<'_>) -> Needs {
+/// What a request needs of a tier.
+pub(super) fn needs(peek: &Peek<'_>) -> Needs {
     Needs {
         tools: peek.tools,
         vision: peek.vision,
@@ -239,20 +244,18 @@ fn needs(peek: &Peek<'_>) -> Needs {
 }
 
 /// Whether the answer to this request may be judged by its beginning.
-fn may_commit(peek: &Peek<'_>) -> bool {
+pub(super) fn may_commit(peek: &Peek<'_>) -> bool {
     peek.stream && !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text
 }
 
-impl Call<'_, '_> {
-    /// What the call may come to cost: its estimated input and the output that the request allows, where it says so.
-    fn at_most(&self) -> Money {
-        let usage = Usage {
-            prompt: self.asked.peek.input_tokens_estimate(),
-            cached: 0,
-            completion: self.asked.peek.max_tokens.unwrap_or(0).saturating_mul(self.asked.peek.n.into()),
-        };
-        Money::of(usage, &self.upstream.tier)
-    }
+/// What a call may come to cost: its estimated input and the output that the request allows, where it says so.
+pub(super) fn at_most(peek: &Peek<'_>, tier: &Tier) -> Money {
+    let usage = Usage {
+        prompt: peek.input_tokens_estimate(),
+        cached: 0,
+        completion: peek.max_tokens.unwrap_or(0).saturating_mul(peek.n.into()),
+    };
+    Money::of(usage, tier)
 }
 
 async fn ask<'s>(
@@ -318,12 +321,12 @@ fn verdict<'s>(
     };
     entry.usage = answer.usage.unwrap_or(unsaid);
     entry.cost = Money::of(entry.usage, &upstream.tier);
-    entry.score = judgement.verdicts.iter().find_map(|v| v.score);
+    let failed = judgement.verdicts.iter().find(|v| !v.passed).map_or("gate", |v| v.gate);
+    entry.verdicts = judgement.verdicts;
     let served = Served { tier: &upstream.name, outcome: "accepted", body, strip, logprobs: answer.logprobs };
     if judgement.accepted {
         return Said::Accepted(served);
     }
-    let failed = judgement.verdicts.iter().find(|v| !v.passed).map_or("gate", |v| v.gate);
     entry.ending = Ending::Escalated(failed);
     let rank = (upstream.tier.class, judgement.passed_count);
     // A stream that is given up at its beginning is no answer to return.

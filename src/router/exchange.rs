@@ -179,22 +179,9 @@ async fn chat<'s>(
     };
     let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout).await?;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
-    let found = match classify(snapshot, client, &peek, &head.headers)? {
-        decide::Route::Tier(name) => snapshot.routes.tier(name),
-        decide::Route::Workload(index) => snapshot.routes.workload(index),
-    };
-    let Some(route) = found else {
-        let message = "the workload has no path";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", message));
-    };
+    let route = route(snapshot, client, &peek, &head.headers)?;
     account.route = Some(route);
-    if route.needs_request_schema
-        && let Some(schema) = peek.schema
-    {
-        validate_request_schema(schema.get()).map_err(|e| {
-            Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into()))
-        })?;
-    }
+    check_schema(route, &peek)?;
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
     let asked = Asked { body: &body, peek: &peek, id };
@@ -203,19 +190,36 @@ async fn chat<'s>(
     reply(served, &peek)
 }
 
-fn classify<'s>(
+/// Where a request goes.
+pub(super) fn route<'s>(
     snapshot: &'s Snapshot,
     client: Option<usize>,
     peek: &Peek<'_>,
     headers: &HeaderMap,
-) -> Result<decide::Route<'s>, Problem> {
+) -> Result<&'s Route, Problem> {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let signals = Signals { client, model: &peek.model, header: &header };
-    decide::classify(&snapshot.table, &signals).map_err(|unroutable| match unroutable {
+    let found = decide::classify(&snapshot.table, &signals).map_err(|unroutable| match unroutable {
         Unroutable::UnknownModel(known) => Problem::unknown_model(&peek.model, &known),
         Unroutable::NotAllowed(workload) => {
             let message = format!("model: this client may not use workload {workload}");
             Problem::new(StatusCode::FORBIDDEN, "invalid_request_error", "workload_not_allowed", message)
         }
+    })?;
+    let route = match found {
+        decide::Route::Tier(name) => snapshot.routes.tier(name),
+        decide::Route::Workload(index) => snapshot.routes.workload(index),
+    };
+    route.ok_or_else(|| {
+        let message = "the workload has no path";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_path", message)
+    })
+}
+
+/// A schema of the request that a gate of its path judges by must be one.
+pub(super) fn check_schema(route: &Route, peek: &Peek<'_>) -> Result<(), Problem> {
+    let Some(schema) = peek.schema.filter(|_| route.needs_request_schema) else { return Ok(()) };
+    validate_request_schema(schema.get()).map_err(|e| {
+        Problem::invalid(format!("response_format.json_schema.schema: {e}"), Some("response_format".into()))
     })
 }

@@ -19,6 +19,7 @@ pub mod control;
 pub mod endpoints;
 pub mod errors;
 mod exchange;
+mod explain;
 pub mod frozen;
 pub mod gates;
 pub(crate) mod json;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::access_log::AccessLog;
 use super::control::{Inputs, follow};
+use super::explain;
 use super::metrics::Metrics;
 use super::secret_problem::SecretProblem;
 use super::server::Server;
@@ -103,7 +104,8 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
                 })
             };
             let routes = admin::routes(awaits, Arc::new(registry), Arc::new(|| ()))
-                .merge(axum::Router::new().route("/table", get(table)).with_state(shared.clone()));
+                .merge(axum::Router::new().route("/table", get(table)).with_state(shared.clone()))
+                .merge(explain::routes(shared.clone()));
             tokio::spawn(async move {
                 if let Err(error) = admin::serve(listener, routes, std::future::pending()).await {
                     tracing::error!(%error, "the admin port failed");

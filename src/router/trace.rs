@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::answer::Usage;
+use super::gates::Verdict;
 use super::money::Money;
 use super::route::Leg;
 
@@ -39,14 +40,22 @@ pub struct StepTrace<'s> {
     pub leg: &'s Leg,
     /// How it ended.
     pub ending: Ending,
-    /// Score of the confidence gate, where it was judged.
-    pub score: Option<f64>,
+    /// What its gates found, in the order in which they judged.
+    pub verdicts: Vec<Verdict>,
     /// Time that the step took.
     pub latency: Duration,
     /// Tokens of the leg.
     pub usage: Usage,
     /// Cost of the leg.
     pub cost: Money,
+}
+
+impl StepTrace<'_> {
+    /// What the first gate that measures measured.
+    #[must_use]
+    pub fn score(&self) -> Option<f64> {
+        self.verdicts.iter().find_map(|verdict| verdict.score)
+    }
 }
 
 /// All steps of a request.

@@ -24,6 +24,8 @@ mod schema_size;
 mod text_match;
 mod tool_calls;
 
+use serde::Serialize;
+
 use crate::api::escalation_path::OnMissing;
 use crate::router::answer::{Answer, Choice};
 use crate::routing::table::{Check, Gate};
@@ -55,7 +57,7 @@ enum Kind {
 }
 
 /// What a gate decides on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum DecidesOn {
     /// The beginning is enough.
     Prefix,
@@ -65,16 +67,31 @@ pub enum DecidesOn {
     Whole,
 }
 
-/// What one gate found.
-#[derive(Clone, Debug, PartialEq)]
+/// What is known of a gate before there is an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// Name of the gate as in the API.
+    pub gate: &'static str,
+    /// What it decides on.
+    pub decides_on: DecidesOn,
+    /// What it says when there is nothing to look at.
+    pub on_missing: OnMissing,
+    /// Whether an answer that fails it is never returned.
+    pub required: bool,
+}
+
+/// What one gate found, also as the access log has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
     /// Name of the gate as in the API.
     pub gate: &'static str,
     /// Whether the answer passed.
     pub passed: bool,
     /// What was measured, for gates that measure; of several choices the lowest.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Why it failed, empty if it passed. Never a part of the answer.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: &'static str,
 }
 
@@ -211,6 +228,17 @@ impl CompiledGate {
     #[must_use]
     pub const fn required(&self) -> bool {
         self.required
+    }
+
+    /// What is known of it before there is an answer.
+    #[must_use]
+    pub const fn describe(&self) -> Description {
+        Description {
+            gate: self.name(),
+            decides_on: self.decides_on(),
+            on_missing: self.on_missing,
+            required: self.required,
+        }
     }
 
     fn verdict(&self, request: &RequestContext<'_>, answer: &Answer, contents: &[Content<'_>]) -> Verdict {
