@@ -18,6 +18,8 @@ mod local;
 mod process;
 #[path = "router/restart.rs"]
 mod restart;
+#[path = "router/resume.rs"]
+mod resume;
 #[path = "router/streaming.rs"]
 mod streaming;
 

@@ -321,6 +321,9 @@ pub struct Streaming {
     #[serde(default = "default_commit_after")]
     #[schemars(range(min = 1, max = 4096))]
     pub commit_after_tokens: i32,
+    /// With mode Commit: whether a stream whose engine breaks off is taken up by the same tier where it ended, so that the client sees one whole stream. Done where the tier is a pool whose engine was seen to continue an answer, and the request asks for one text without log probabilities, penalties or an assistant message at its end; any other stream ends with an error event.
+    #[serde(default = "default_true")]
+    pub resume: bool,
 }
 
 const fn default_commit_after() -> i32 {
@@ -329,7 +332,7 @@ const fn default_commit_after() -> i32 {
 
 impl Default for Streaming {
     fn default() -> Self {
-        Self { mode: StreamingMode::default(), commit_after_tokens: default_commit_after() }
+        Self { mode: StreamingMode::default(), commit_after_tokens: default_commit_after(), resume: true }
     }
 }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
-use super::endpoints::Endpoint;
+use super::endpoints::{Endpoint, Occupied};
 use super::live::Live;
 use super::pool::{Connection, Failed, Pool};
 use super::snapshot::Upstream;
@@ -88,6 +88,51 @@ pub async fn call(
     request_id: &HeaderValue,
     wants: Wants,
 ) -> Result<(Answer, Body), CallError> {
+    let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
+    let (answer, body) = if is_stream(&response) {
+        let mut live = Live::new(response.into_body(), connection, occupied);
+        let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+        if live.begin(enough).await? {
+            let answer = live.reader.prefix().map_err(broken)?;
+            return Ok((answer, Body::Live(Box::new(live))));
+        }
+        let Live { events, reader, connection, .. } = live;
+        pool.put(endpoint, connection);
+        (reader.finish(), Body::Stream(events))
+    } else {
+        let body = read(response.into_body()).await?;
+        pool.put(endpoint, connection);
+        (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
+    };
+    Ok((answer.map_err(broken)?, body))
+}
+
+/// Calls an endpoint for a stream, of which nothing is read.
+///
+/// # Errors
+/// As for [`call`], and when the answer is no stream.
+pub(super) async fn open(
+    pool: &Pool,
+    upstream: &Upstream,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+    request_id: &HeaderValue,
+) -> Result<Live, CallError> {
+    let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
+    if !is_stream(&response) {
+        return Err(CallError::of(FailoverReason::ServerError, "no stream"));
+    }
+    Ok(Live::new(response.into_body(), connection, occupied))
+}
+
+/// Sends a request, until there is the head of a 200.
+async fn send(
+    pool: &Pool,
+    upstream: &Upstream,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+    request_id: &HeaderValue,
+) -> Result<(Response<Incoming>, Connection, Occupied), CallError> {
     use FailoverReason::{ServerError, Unreachable};
     let occupied = endpoint.occupy();
     let authorization = upstream.authorization.as_ref().map_err(|_| CallError::of(Unreachable, "SecretMissing"))?;
@@ -112,23 +157,7 @@ pub async fn call(
     if response.status() != StatusCode::OK {
         return Err(refusal(pool, endpoint, response, connection).await);
     }
-    let streamed = is(response.headers(), "text/event-stream");
-    let (answer, body) = if streamed {
-        let mut live = Live::new(response.into_body(), connection, occupied);
-        let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
-        if live.begin(enough).await? {
-            let answer = live.reader.prefix().map_err(broken)?;
-            return Ok((answer, Body::Live(Box::new(live))));
-        }
-        let Live { events, reader, connection, .. } = live;
-        pool.put(endpoint, connection);
-        (reader.finish(), Body::Stream(events))
-    } else {
-        let body = read(response.into_body()).await?;
-        pool.put(endpoint, connection);
-        (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
-    };
-    Ok((answer.map_err(broken)?, body))
+    Ok((response, connection, occupied))
 }
 
 /// What an answer that is none means for the path.
@@ -162,9 +191,10 @@ async fn read(mut incoming: Incoming) -> Result<Bytes, CallError> {
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-fn is(headers: &HeaderMap, kind: &str) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+fn is_stream(response: &Response<Incoming>) -> bool {
+    const KIND: &str = "text/event-stream";
+    let value = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.get(..KIND.len()).is_some_and(|start| start.eq_ignore_ascii_case(KIND))
 }
 
 /// Whether an error says that the request does not fit, in the words of OpenAI and vLLM or of llama.cpp.
@@ -178,7 +208,7 @@ fn too_long(body: &[u8]) -> bool {
 async fn refusal(
     pool: &Pool,
     endpoint: &Arc<Endpoint>,
-    response: http::Response<Incoming>,
+    response: Response<Incoming>,
     connection: Connection,
 ) -> CallError {
     use FailoverReason::{ContextOverflow, RateLimited, ServerError, Timeout};

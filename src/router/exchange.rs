@@ -12,15 +12,14 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::access_log::Entry;
 use super::body::{Peek, peek};
-use super::breaker::jitter;
 use super::cascade::{Asked, World, walk};
 use super::errors::Problem;
 use super::gates::validate_request_schema;
 use super::live::End;
-use super::money::Money;
 use super::pool::Pool;
 use super::receive::{discard, read};
 use super::reply::{COST, Flow, Reply, STEPS, WORKLOAD, refused, reply, set};
+use super::resume::to_the_end;
 use super::route::Route;
 use super::serve::authenticate;
 use super::snapshot::Snapshot;
@@ -69,24 +68,13 @@ impl<'a> Exchange<'a> {
         };
         let (reply, flow) = self.reply(answered, &mut open);
         let sent = head.send(reply).is_ok();
-        let Some(Flow { mut live, strip, client }) = flow else { return };
-        let end = if sent { live.pass_on(strip, &client).await } else { End::ClientGone };
+        let Some(flow) = flow else { return };
+        let end = if sent { to_the_end(&self, flow, &mut open.account.trace).await } else { End::ClientGone };
         match end {
             End::Done => {}
             End::Broken => open.account.outcome = "stream_broken",
             End::ClientGone => (open.account.outcome, open.status) = ("client_gone", CLIENT_GONE),
         }
-        if let Some(leg) = open.account.trace.0.last_mut() {
-            leg.latency += live.since.elapsed();
-            leg.usage = live.usage(leg.usage);
-            leg.cost = Money::of(leg.usage, &leg.leg.upstream.tier);
-            if end == End::Broken {
-                let jitter = jitter(|bound| self.shared.random(bound));
-                leg.leg.upstream.circuit().failure(Instant::now(), jitter);
-                live.endpoint().circuit().failure(Instant::now(), jitter);
-            }
-        }
-        live.release(self.pool, end);
     }
 
     fn reply(&self, answered: Result<(Reply, Option<Flow>), Problem>, open: &mut Open<'_>) -> (Reply, Option<Flow>) {
@@ -187,7 +175,11 @@ async fn chat<'s>(
     let asked = Asked { body: &body, peek: &peek, id };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
-    reply(served, &peek)
+    let (reply, mut flow) = reply(served, &peek)?;
+    if let Some(flow) = flow.as_mut().filter(|_| route.path.resume) {
+        flow.body = Some(body.clone());
+    }
+    Ok((reply, flow))
 }
 
 /// Where a request goes.

@@ -4,22 +4,25 @@
 //! upstream --begin--> events held --gates--> committed --pass_on--> client
 //!                                       \--> dropped: the connection closes, and the engine stops
 //! ```
-//! After commitment nothing can be taken back. A stream that breaks then ends with an error event, without `[DONE]`, so
-//! that no client takes it for whole.
+//! After commitment nothing can be taken back. A stream that breaks then is taken up where it ended
+//! ([`resume`](super::resume)), or ends with an error event, without `[DONE]`, so that no client takes it for whole.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::answer::{Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
+use super::continuation::Seam;
 use super::endpoints::{Endpoint, Occupied};
 use super::errors::Problem;
+use super::frozen::frozen;
 use super::pool::{Connection, Pool};
 use super::sse::{DONE, Parser, encode};
 use crate::api::escalation_path::FailoverReason;
@@ -33,6 +36,10 @@ pub struct Live {
     incoming: Incoming,
     parser: Parser,
     read: usize,
+    /// The event that it began with.
+    first: Option<Bytes>,
+    /// Where it is joined to the stream that it continues.
+    pub seam: Option<Seam>,
     /// What came and was not sent on, in order.
     pub events: Vec<Bytes>,
     /// What was read of it.
@@ -61,7 +68,8 @@ impl Live {
     pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied) -> Self {
         let parser = Parser::new(MOST);
         let (events, reader) = (Vec::new(), Reader::default());
-        Self { incoming, parser, read: 0, events, reader, connection, since: Instant::now(), occupied }
+        let (first, seam, since) = (None, None, Instant::now());
+        Self { incoming, parser, read: 0, first, seam, events, reader, connection, since, occupied }
     }
 
     /// Reads until there are so many tokens of content: true; or to the end: false.
@@ -89,12 +97,25 @@ impl Live {
         if self.read > MOST {
             return Err(error("reply too large"));
         }
-        let first = self.events.len();
+        let new = self.events.len();
         self.parser.push(data, &mut self.events).map_err(|_| error("event too large"))?;
-        for event in self.events.iter().skip(first).filter(|event| event.as_ref() != DONE) {
-            self.reader.chunk(event).map_err(broken)?;
+        for (index, event) in self.events.iter().enumerate().skip(new).filter(|(_, event)| event.as_ref() != DONE) {
+            if let Err(error) = self.reader.chunk(event) {
+                // What came before it is sound.
+                self.events.truncate(index);
+                return Err(broken(error));
+            }
+        }
+        if self.first.is_none() {
+            self.first = self.events.first().cloned();
         }
         Ok(true)
+    }
+
+    /// The event that it began with.
+    #[must_use]
+    pub const fn first(&self) -> Option<&Bytes> {
+        self.first.as_ref()
     }
 
     /// Tokens of content so far.
@@ -122,30 +143,57 @@ impl Live {
         }
     }
 
-    /// Sends on what is held and all that follows, until the end.
-    pub async fn pass_on(&mut self, strip: Strip, client: &mpsc::Sender<Bytes>) -> End {
+    /// Sends on what is held and all that follows, until the end. An endpoint that answers its `health` path no more
+    /// while it is silent has broken off.
+    pub async fn pass_on(
+        &mut self,
+        strip: Strip,
+        client: &mpsc::Sender<Bytes>,
+        pool: &Pool,
+        health: Option<&Uri>,
+    ) -> End {
+        let endpoint = self.endpoint().clone();
+        let mut more = Ok(true);
         loop {
-            let frames = strip_frames(self.events.iter().filter(|event| event.as_ref() != DONE), strip);
+            let mut frames = strip_frames(self.events.iter().filter(|event| event.as_ref() != DONE), strip);
             self.events.clear();
+            if let Some(seam) = &mut self.seam {
+                frames = seam.join(frames);
+            }
             if !frames.is_empty() && client.send(encode(&frames)).await.is_err() {
                 return End::ClientGone;
             }
-            let more = tokio::select! {
-                more = tokio::time::timeout(IDLE, self.more()) => more,
-                () = client.closed() => return End::ClientGone,
-            };
-            let last = match more {
-                Ok(Ok(true)) => continue,
+            match more {
+                Ok(true) => {}
                 // A choice without its end was cut off.
-                Ok(Ok(false)) if self.reader.is_whole() => encode([&Bytes::from_static(DONE)]),
-                _ => {
-                    let message = "the model's stream broke off; what came before is not the whole answer";
-                    let problem = Problem::new(StatusCode::BAD_GATEWAY, "server_error", "stream_broken", message);
-                    let sent = client.send(encode([&problem.body()])).await;
-                    return if sent.is_ok() { End::Broken } else { End::ClientGone };
+                Ok(false) if self.reader.is_whole() => {
+                    let sent = client.send(encode([&Bytes::from_static(DONE)])).await;
+                    return if sent.is_ok() { End::Done } else { End::ClientGone };
                 }
+                _ => return End::Broken,
+            }
+            more = tokio::select! {
+                biased;
+                more = self.more() => more.map_err(drop),
+                () = client.closed() => return End::ClientGone,
+                () = sleep(IDLE) => Err(()),
+                () = silence(pool, &endpoint, health) => Err(()),
             };
-            return if client.send(last).await.is_ok() { End::Done } else { End::ClientGone };
         }
     }
+}
+
+/// Waits until an endpoint turns out to be frozen, which may be never.
+async fn silence(pool: &Pool, endpoint: &Arc<Endpoint>, health: Option<&Uri>) {
+    match health {
+        Some(health) => frozen(pool, endpoint, health).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The event that ends a stream which is not whole.
+#[must_use]
+pub fn broken_off() -> Bytes {
+    let message = "the model's stream broke off; what came before is not the whole answer";
+    encode([&Problem::new(StatusCode::BAD_GATEWAY, "server_error", "stream_broken", message).body()])
 }

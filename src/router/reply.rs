@@ -42,6 +42,8 @@ pub(super) struct Flow {
     pub(super) live: Box<Live>,
     pub(super) strip: Strip,
     pub(super) client: mpsc::Sender<Bytes>,
+    /// The request, where its path takes up streams that break.
+    pub(super) body: Option<Bytes>,
 }
 
 /// Pieces of a committed stream that wait for a slow client.
@@ -100,7 +102,7 @@ pub(super) fn reply(served: Served<'_>, peek: &Peek<'_>) -> Result<(Reply, Optio
         }
         (Body::Live(live), _) => {
             let (client, pieces) = mpsc::channel(PIECES);
-            flow = Some(Flow { live, strip: served.strip, client });
+            flow = Some(Flow { live, strip: served.strip, client, body: None });
             let mut reply = Response::new(Either::Right(Frames(pieces)));
             reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             reply

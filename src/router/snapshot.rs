@@ -4,7 +4,7 @@
 //! the state of tiers carried over from the snapshot before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
@@ -63,6 +63,8 @@ pub struct Upstream {
     pub authorization: Result<Option<HeaderValue>, SecretProblem>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
+    /// Whether its engine was seen to continue an answer; unset until that is asked.
+    pub continues: Arc<OnceLock<bool>>,
     place: Place,
 }
 
@@ -139,7 +141,7 @@ fn compile_tiers(
         let mut authorization = Ok(None);
         let mut health = None;
         let (chat, place) = match &tier.backend {
-            Backend::Service { name, port_name, health: path, port: _ } => {
+            Backend::Service { name, port_name, health: path, .. } => {
                 health = path
                     .as_ref()
                     .map(|path| path.parse())
@@ -163,8 +165,10 @@ fn compile_tiers(
             }
         };
         let circuit = old.map_or_else(Arc::default, |o| o.circuit.clone());
+        let same_model = old.filter(|old| old.tier.model == tier.model);
+        let continues = same_model.map_or_else(Arc::default, |o| o.continues.clone());
         let (name, tier) = (name.clone(), tier.clone());
-        let upstream = Upstream { name: name.clone(), tier, chat, health, authorization, circuit, place };
+        let upstream = Upstream { name: name.clone(), tier, chat, health, authorization, circuit, continues, place };
         tiers.insert(name, Arc::new(upstream));
     }
     Ok(tiers)

@@ -109,6 +109,12 @@ pub enum Backend {
         port_name: Option<String>,
         /// Path that the engine answers while it lives. `None`: a silent endpoint can't be told from a busy one.
         health: Option<String>,
+        /// How the engine is asked to continue an answer. `None`: it can't.
+        #[serde(default)]
+        continuation: Option<Continuation>,
+        /// Revision of the model: what was seen of one does not hold for another.
+        #[serde(default)]
+        revision: Option<String>,
     },
     /// A base URL, such as `https://api.example.com/v1`.
     Url {
@@ -117,6 +123,15 @@ pub enum Backend {
         /// Bearer token, where one is needed.
         credential: Option<SecretKeyRef>,
     },
+}
+
+/// How an engine is asked to continue an assistant message that a request ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Continuation {
+    /// It does so unasked (llama.cpp).
+    Prefill,
+    /// With `continue_final_message` (vLLM, SGLang).
+    ContinueFinalMessage,
 }
 
 /// An ordered list of steps.
@@ -133,6 +148,9 @@ pub struct Path {
     pub failover_on: Vec<FailoverReason>,
     /// Tokens of content after which a stream is judged by its beginning. `None`: it is held to its end.
     pub commit_after_tokens: Option<u32>,
+    /// Whether a committed stream that breaks is taken up where it ended.
+    #[serde(default)]
+    pub resume: bool,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.

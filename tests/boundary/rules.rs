@@ -3,7 +3,7 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 11] = [
+pub const PURE: [&str; 12] = [
     "api",
     "operator/plan",
     "operator/status",
@@ -11,6 +11,7 @@ pub const PURE: [&str; 11] = [
     "routing/table",
     "router/answer",
     "router/body",
+    "router/continuation",
     "router/gates",
     "router/json",
     "router/money",

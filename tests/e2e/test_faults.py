@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import openai
@@ -70,14 +71,18 @@ class Faults(Case):
         self.assertGreater(len(during), 3)
         self.assertLess(max(end for _, end, _ in during), resumed, "nobody waited for the stopped engine to go on")
 
-    def test_a_stream_flows_before_it_has_ended(self) -> None:
+    def commit(self, timeout: float) -> openai.OpenAI:
+        """Puts a path in force that commits streams of free text after 8 tokens, until the test ends."""
         path = demo.replace(self.manifest, "  onExhausted: BestAnswer\n", "  onExhausted: BestAnswer\n  streaming: {mode: Commit, commitAfterTokens: 8}\n")
         gates = "    - finishReason: [stop]\n    - jsonSchema: {fromRequest: {}}       # only when the request asks for a schema\n"
         path = demo.replace(path, gates, '    - notMatch: {regex: "(?i)as an ai"}\n')
         path = demo.replace(path, 'scope: Values, atLeast: "-0.40"', 'scope: All, atLeast: "-20"')
         demo.apply(path)
         self.addCleanup(demo.apply, self.manifest)
-        sdk = openai.OpenAI(base_url=f"{address()}/v1", api_key=demo.CLIENT_KEY, max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=f"{address()}/v1", api_key=demo.CLIENT_KEY, max_retries=0, timeout=timeout)
+
+    def test_a_stream_flows_before_it_has_ended(self) -> None:
+        sdk = self.commit(timeout=60)
         times: list[float] = []
         for _ in range(20):
             # Until the routers have the table.
@@ -95,3 +100,38 @@ class Faults(Case):
         print(f"\n  a stream of {len(pieces)} pieces: the first after {times[0]:.2f} s, the last after {times[-1]:.2f} s")
         self.assertGreater(len(pieces), 16)
         self.assertGreater(times[-1], 1.5 * times[0])
+
+    def test_a_stream_whose_engine_is_killed_goes_on(self) -> None:
+        sdk = self.commit(timeout=60)
+        asked = {"model": "intent", "stream": True, "max_tokens": 160, "temperature": 0}
+        asked["messages"] = [{"role": "user", "content": "Tell a long story about a bank."}]
+
+        def stream(after: int, break_it: Callable[[], None]) -> tuple[list[str], set[str], str | None]:
+            pieces, ids, reason = [], set(), None
+            for chunk in sdk.chat.completions.create(**asked):
+                ids.add(chunk.id)
+                for choice in chunk.choices:
+                    reason = choice.finish_reason or reason
+                    if choice.delta.content:
+                        pieces.append(choice.delta.content)
+                        if len(pieces) == after:
+                            break_it()
+            return pieces, ids, reason
+
+        whole, _, _ = stream(0, lambda: None)
+        self.assertGreater(len(whole), 100)
+        # Every engine: whichever it is, and nobody else has the beginning in its cache.
+        killed: list[int] = []
+
+        def kill() -> None:
+            for pod in kubectl("get", "pods", "-n", NAMESPACE, "-l", TIER, "-o", "jsonpath={.items[*].metadata.name}").split():
+                for pid in processes(pod):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+        begin = time.monotonic()
+        pieces, ids, reason = stream(20, kill)
+        print(f"\n  a stream of {len(pieces)} pieces whose engines were killed at the 20th took {time.monotonic() - begin:.1f} s")
+        self.assertGreaterEqual(len(killed), 2)
+        self.assertEqual("".join(pieces), "".join(whole))
+        self.assertEqual((len(ids), reason), (1, "length"))

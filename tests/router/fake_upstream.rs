@@ -18,6 +18,9 @@ pub enum Behaviour {
     Stream(&'static str, f64),
     /// A stream of so many tokens, each at this log probability and after a pause; it breaks off before the token given.
     Flow { tokens: usize, logprob: f64, pause: Duration, cut: Option<usize> },
+    /// A stream that counts `t0 t1 t2`, and goes on with an assistant message if it continues those; one that begins
+    /// anew breaks off before the token given.
+    Counts { tokens: usize, pause: Duration, cut: Option<usize>, continues: bool },
     /// This status with a body that must never reach a client.
     Status(u16),
     /// 400: the request is longer than the context.
@@ -107,6 +110,20 @@ async fn serve(
                 }
                 continue;
             }
+            Behaviour::Counts { tokens, pause, cut, continues } => {
+                let asked = last_words(&body).filter(|_| continues);
+                let from = asked.unwrap_or(0);
+                // The router's question whether this engine continues is answered whole.
+                let probe = body.contains("\"temperature\":0");
+                let cut = cut.filter(|_| asked.is_none() && !probe).unwrap_or(usize::MAX);
+                let to = if probe { from + 24 } else { tokens };
+                let texts = (from..to.min(cut)).map(|n| if n == 0 { "t0".to_owned() } else { format!(" t{n}") });
+                if counts(&mut stream, texts, pause, cut < tokens).await.is_none() {
+                    gone.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                continue;
+            }
             Behaviour::TooLong => {
                 http("400 Bad Request", "application/json", "", r#"{"error":{"code":"context_length_exceeded"}}"#)
             }
@@ -160,6 +177,41 @@ async fn flow(
         }
         let chunk = serde_json::json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "fake", "choices": [choice]});
         send(piece(&chunk.to_string())).await?;
+    }
+    let rest = stream_of("", 0.0, "\"stream\":true \"include_usage\":true");
+    for event in rest.split("\n\n").skip(1).filter_map(|event| event.strip_prefix("data: ")) {
+        send(piece(event)).await?;
+    }
+    send("0\r\n\r\n".into()).await
+}
+
+/// Words of the assistant message that a request ends with.
+fn last_words(request: &str) -> Option<usize> {
+    let request: serde_json::Value = serde_json::from_str(request).ok()?;
+    let last = request["messages"].as_array()?.last()?;
+    (last["role"] == "assistant").then(|| last["content"].as_str().unwrap_or("").split_whitespace().count())
+}
+
+/// `None` when it did not come to its end.
+async fn counts(stream: &mut TcpStream, texts: impl Iterator<Item = String>, pause: Duration, cut: bool) -> Option<()> {
+    let mut send = async |text: String| stream.write_all(text.as_bytes()).await.ok();
+    let piece = |event: &str| format!("{:x}\r\ndata: {event}\n\n\r\n", event.len() + 8);
+    let chunk = |delta: serde_json::Value| {
+        serde_json::json!({
+            "id": "n", "object": "chat.completion.chunk", "created": 2, "model": "fake",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": null}]
+        })
+    };
+    send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".into()).await?;
+    send(piece(&chunk(serde_json::json!({"role": "assistant", "content": null})).to_string())).await?;
+    for text in texts {
+        tokio::time::sleep(pause).await;
+        let mut chunk = chunk(serde_json::json!({"content": text}));
+        chunk["choices"][0]["logprobs"] = logprobs(&text, -0.01);
+        send(piece(&chunk.to_string())).await?;
+    }
+    if cut {
+        return None;
     }
     let rest = stream_of("", 0.0, "\"stream\":true \"include_usage\":true");
     for event in rest.split("\n\n").skip(1).filter_map(|event| event.strip_prefix("data: ")) {

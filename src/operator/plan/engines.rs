@@ -1,6 +1,7 @@
 //! What is known of each engine, as data: a new engine is a row, not a branch.
 
 use crate::api::model_tier::EngineName;
+use crate::routing::table::Continuation;
 
 /// How to run one engine.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub struct Engine {
     pub port: u16,
     /// Path that answers 200 once the model is loaded. `None`: the port accepts connections.
     pub health: Option<&'static str>,
+    /// How it is asked to continue an answer. `None`: not known.
+    pub continuation: Option<Continuation>,
     /// Longest time to load a model, in seconds.
     pub startup_seconds: i32,
     /// Whether worker processes share memory through /dev/shm.
@@ -74,6 +77,7 @@ const VLLM: Engine = Engine {
     value_env: &[],
     port: 8000,
     health: Some("/health"),
+    continuation: Some(Continuation::ContinueFinalMessage),
     startup_seconds: 1800,
     shared_memory: true,
 };
@@ -94,6 +98,7 @@ const SGLANG: Engine = Engine {
     value_env: &[],
     port: 30000,
     health: Some("/health"),
+    continuation: Some(Continuation::ContinueFinalMessage),
     startup_seconds: 1800,
     shared_memory: true,
 };
@@ -116,6 +121,7 @@ const LLAMA_CPP: Engine = Engine {
     value_env: &[],
     port: 8080,
     health: Some("/health"),
+    continuation: Some(Continuation::Prefill),
     startup_seconds: 600,
     shared_memory: false,
 };
@@ -129,6 +135,7 @@ const CUSTOM: Engine = Engine {
     value_env: &[("MODEL_PATH", Value::ModelPath), ("MODEL_NAME", Value::ModelName), ("PORT", Value::Port)],
     port: 8080,
     health: None,
+    continuation: None,
     startup_seconds: 1800,
     shared_memory: true,
 };

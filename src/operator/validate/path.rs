@@ -99,6 +99,7 @@ pub(super) fn resolve(
             .map(|most| u64::try_from(problems.parsed("spec.maxCost", most.nanos())).unwrap_or_default()),
         failover_on,
         commit_after_tokens: commit_after(&mut problems, &spec.streaming),
+        resume: spec.streaming.mode == api::StreamingMode::Commit && spec.streaming.resume,
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
@@ -132,6 +133,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         max_cost: None,
         failover_on,
         commit_after_tokens: None,
+        resume: false,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

@@ -120,6 +120,8 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             port: pool_port(problems, pool),
             port_name: Some("http".to_owned()),
             health: engines::of(pool.engine).health.map(str::to_owned),
+            continuation: engines::of(pool.engine).continuation,
+            revision: tier.spec.model.revision.clone(),
         },
         (None, Some(provider), None) => Backend::Url {
             base_url: base_url(problems, provider),
@@ -130,6 +132,8 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             port: port(problems, "spec.service.serviceRef.port", service.service_ref.port),
             port_name: None,
             health: None,
+            continuation: None,
+            revision: None,
         },
         _ => {
             problems.add(REASON_INVALID, "spec", "exactly one of pool, provider and service must be set");

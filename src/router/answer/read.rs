@@ -44,6 +44,10 @@ struct Message<'a> {
     #[serde(borrow, default)]
     refusal: Option<Text<'a>>,
     #[serde(borrow, default)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     tool_calls: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     function_call: Option<&'a RawValue>,
@@ -123,6 +127,8 @@ struct Part {
     /// Tokens of content: as many as had log probabilities, else one a chunk.
     content_tokens: usize,
     ended: bool,
+    /// Whether it reasoned before it spoke, in the words of vLLM and llama.cpp or of OpenRouter.
+    reasoned: bool,
     /// Whether anything was said of it at all: indices may come in any order.
     seen: bool,
     tokens: Option<Builder>,
@@ -160,6 +166,14 @@ impl Reader {
     #[must_use]
     pub const fn usage(&self) -> Option<Usage> {
         self.usage
+    }
+
+    /// Text of an answer that is nothing but one text so far.
+    #[must_use]
+    pub fn only_text(&self) -> Option<&str> {
+        let [part] = self.parts.as_slice() else { return None };
+        let text = !part.reasoned && part.choice.refusal.is_none() && part.choice.tool_calls.is_empty();
+        text.then_some(part.choice.content.as_str())
     }
 
     /// Whether every choice has come to its end.
@@ -239,6 +253,7 @@ impl Part {
                 self.content_tokens += list.as_ref().map_or(1, Builder::len).max(1);
                 push(&mut self.choice.content, text.0);
             }
+            self.reasoned |= [message.reasoning, message.reasoning_content].iter().flatten().any(|r| r.get() != "\"\"");
             if let Some(text) = message.refusal {
                 self.choice.refusal.get_or_insert_default().push_str(&text.0);
             }
