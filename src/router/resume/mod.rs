@@ -103,7 +103,7 @@ fn taken_up(trace: &mut Trace<'_>) {
     let rest = StepTrace {
         leg: broken.leg,
         ending: Ending::Accepted,
-        score: broken.score,
+        verdicts: broken.verdicts.clone(),
         latency: Duration::ZERO,
         usage: Usage { prompt, ..Usage::default() },
         cost: Money::default(),
