@@ -243,6 +243,14 @@ fn path_rows() -> Vec<Row> {
         gate(json!({"match": {"regex": "(a"}}), "spec.steps[0].accept[0].match.regex: "),
         gate(json!({"notMatch": {"regex": "a{9999999}"}}), "spec.steps[0].accept[0].notMatch.regex: "),
         gate(json!({"expression": "size(answer)"}), "spec.steps[0].accept[0].expression: expression: must be true or"),
+        gate(
+            json!({"agreement": {"samples": 9, "atLeast": "0.5"}}),
+            "spec.steps[0].accept[0].agreement: agreement: samples must be 2 to 8",
+        ),
+        gate(
+            json!({"agreement": {"samples": 3, "atLeast": "2"}}),
+            "spec.steps[0].accept[0].agreement.atLeast: \"2\" is not a ratio",
+        ),
         gate(json!({"jsonSchema": {}}), "spec.steps[0].accept[0].jsonSchema: exactly one of fromRequest and inline"),
         gate(json!({"jsonSchema": {"inline": "{"}}), "spec.steps[0].accept[0].jsonSchema.inline: "),
         gate(

@@ -121,7 +121,7 @@ pub enum Entry {
 
 /// One gate: exactly one kind of check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch), has(self.expression)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, notMatch and expression"))]
+#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch), has(self.expression), has(self.agreement)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, notMatch, expression and agreement"))]
 #[serde(rename_all = "camelCase")]
 pub struct Gate {
     /// Accept only answers that ended for one of these reasons.
@@ -150,6 +150,9 @@ pub struct Gate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub expression: Option<String>,
+    /// Accept only answers that the same tier gives again when it is asked again. It is asked only when every gate before has passed; requests for several choices or with tools are not, which is missing evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementGate>,
     /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON.
     #[serde(default)]
     pub on_missing: OnMissing,
@@ -249,6 +252,33 @@ pub struct GroundedGate {
 
 const fn default_true() -> bool {
     true
+}
+
+/// More answers of the same tier to the same request, asked for at once, bounded by the step's timeout and the path's deadline and maxCost, and counted in the request's cost. They are drawn at temperature 0.7 where the request sets none or 0, and with seeds of their own where it sets one. An answer that does not come counts for neither side; where that leaves the share undecided, it is missing evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgreementGate {
+    /// Answers to ask for. Five give nearly all that twenty would.
+    #[schemars(range(min = 2, max = 8))]
+    pub samples: i32,
+    /// Lowest share of them that must agree with the answer, 0 to 1.
+    pub at_least: Ratio,
+    /// What agreeing means. Default: Exact.
+    #[serde(default)]
+    pub compare: Compare,
+}
+
+/// When two answers say the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Compare {
+    /// The same text, white space at its ends aside.
+    #[default]
+    Exact,
+    /// The same JSON, whatever the order of its members and the spelling of its numbers.
+    #[serde(rename = "JSON")]
+    Json,
+    /// The same last number in the text.
+    Number,
 }
 
 /// A regular expression.

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 
 use super::gates::Verdict;
 use super::money::Money;
-use super::trace::{StepTrace, Trace};
+use super::trace::{Opinion, StepTrace, Trace};
 use crate::api::routing_policy::AccessLogFormat;
 
 /// Bytes that may wait for the writer.
@@ -88,7 +88,7 @@ pub struct Entry<'a> {
     /// Time from request to reply.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
-    /// Cost of all steps.
+    /// Cost of all steps, and of what their gates asked for.
     pub cost: Money,
     /// ISO 4217 code of the costs.
     pub currency: &'a str,
@@ -105,11 +105,35 @@ struct Step<'a> {
     reason: Option<&'static str>,
     score: Option<f64>,
     gates: &'a [Verdict],
+    /// What gates asked for; its cost is not in the step's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<Asked<'a>>,
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     latency: Duration,
     input_tokens: u64,
     output_tokens: u64,
     cost: Money,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    gate: &'static str,
+    tier: &'a str,
+    calls: u32,
+    failed: u32,
+    #[serde(rename = "latency_ms", serialize_with = "millis")]
+    latency: Duration,
+    input_tokens: u64,
+    output_tokens: u64,
+    cost: Money,
+}
+
+impl<'a> From<&'a Opinion<'_>> for Asked<'a> {
+    fn from(opinion: &'a Opinion<'_>) -> Self {
+        let Opinion { gate, tier, calls, failed, latency, usage, cost } = *opinion;
+        let (input_tokens, output_tokens) = (usage.prompt, usage.completion);
+        Self { gate, tier, calls, failed, latency, input_tokens, output_tokens, cost }
+    }
 }
 
 impl<'a> From<&'a StepTrace<'_>> for Step<'a> {
@@ -122,6 +146,7 @@ impl<'a> From<&'a StepTrace<'_>> for Step<'a> {
             reason,
             score: trace.score(),
             gates: &trace.verdicts,
+            asked: trace.opinions.iter().map(Asked::from).collect(),
             latency: trace.latency,
             input_tokens: trace.usage.prompt,
             output_tokens: trace.usage.completion,

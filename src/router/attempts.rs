@@ -12,12 +12,14 @@ use super::call::{Body, CallError, Wants, call};
 use super::cascade::{Asked, World};
 use super::endpoints::choose;
 use super::frozen::{SET_ASIDE, frozen};
+use super::money::Money;
 use super::route::Stage;
 use super::snapshot::Upstream;
 use crate::api::escalation_path::FailoverReason;
 use crate::routing::table::Step;
 
 /// What one tier is asked.
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a, 's> {
     pub(super) world: &'a World<'a>,
     pub(super) step: &'s Step,
@@ -28,10 +30,35 @@ pub(super) struct Call<'a, 's> {
     /// A timeout after less than this says nothing of who was asked.
     pub(super) fair: Duration,
     pub(super) wants: Wants,
+    /// What the path may still spend; `None` without a bound.
+    pub(super) left: Option<Money>,
+}
+
+/// Calls a tier if its circuit lets it, and tells the circuit how it went.
+pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+    let Call { world, upstream, .. } = *asking;
+    if !upstream.circuit().admit(Instant::now()) {
+        return Err(CallError::blameless(FailoverReason::Degraded, "the tier's circuit is open"));
+    }
+    let guard = Probe { circuit: &upstream.circuit, done: false };
+    let answered = attempts(asking, body).await;
+    guard.done();
+    let now = Instant::now();
+    match &answered {
+        Ok(_) => upstream.circuit().success(now),
+        Err(error) => match (error.reason, error.retry_after) {
+            (None | Some(FailoverReason::ContextOverflow), _) => upstream.circuit().success(now),
+            (Some(FailoverReason::RateLimited), Some(pause)) => upstream.circuit().open(now + pause),
+            _ if error.counts => upstream.circuit().failure(now, jitter(world.random)),
+            // A limit is not a fault, and nobody may have been asked: without a pause to obey it is next time.
+            _ => upstream.circuit().release(),
+        },
+    }
+    answered
 }
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
-pub(super) async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
     let endpoints = upstream.endpoints(world.endpoints);
     let mut tried = Vec::new();
@@ -95,13 +122,13 @@ pub(super) async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Ans
 }
 
 /// Frees a probe's place when the client leaves in mid-call.
-pub(super) struct Probe<'a> {
-    pub(super) circuit: &'a Mutex<Circuit>,
-    pub(super) done: bool,
+struct Probe<'a> {
+    circuit: &'a Mutex<Circuit>,
+    done: bool,
 }
 
 impl Probe<'_> {
-    pub(super) fn done(mut self) {
+    fn done(mut self) {
         self.done = true;
     }
 }

@@ -11,17 +11,17 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::answer::{Answer, Strip, Usage};
-use super::attempts::{Call, Probe, attempts};
+use super::attempts::{Call, call_tier};
 use super::body::{Inject, Peek, ResponseFormat};
-use super::breaker::jitter;
 use super::call::{Body, CallError, Wants};
 use super::endpoints::Endpoints;
 use super::errors::Problem;
-use super::gates::{CompiledGate, RequestContext, judge, judge_prefix};
+use super::gates::{CompiledGate, Judgement, RequestContext, judge, judge_prefix};
 use super::live::Live;
 use super::money::Money;
 use super::pool::Pool;
 use super::route::{Route, Stage};
+use super::second_opinion;
 use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
 use crate::api::escalation_path::{FailoverReason, OnExhausted};
@@ -99,33 +99,22 @@ pub async fn walk<'s>(
         }
         for leg in &stage.legs {
             let begin = Instant::now();
-            let mut entry = StepTrace {
-                leg,
-                ending: Ending::Accepted,
-                verdicts: Vec::new(),
-                latency: Duration::ZERO,
-                usage: Usage::default(),
-                cost: Money::default(),
-            };
             let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
-            let spent = trace.cost();
+            let left = path.max_cost.map(|most| Money::from_nanos(most) - trace.cost());
             let wants = Wants {
                 commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
                 // The chosen token is one of those that are listed.
                 alternatives: stage.logprobs > Some(1),
             };
-            let call = Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants };
-            if path
-                .max_cost
-                .is_some_and(|most| spent + at_most(asked.peek, &leg.upstream.tier) > Money::from_nanos(most))
-            {
+            let call = Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants, left };
+            // From here on, so that what it has cost counts when the client leaves before it has ended.
+            let entry = trace.0.push_mut(StepTrace::new(leg));
+            if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier) > left) {
                 entry.ending = Ending::Skipped(Skip::MaxCost.reason());
-                trace.0.push(entry);
                 continue;
             }
-            let said = ask(&call, route.data_class, &context, &mut entry).await;
+            let said = ask(&call, route.data_class, &context, entry).await;
             entry.latency = begin.elapsed();
-            trace.0.push(entry);
             match said {
                 Said::Accepted(served) => return Ok(served),
                 Said::Rejected(candidate) => {
@@ -264,7 +253,7 @@ async fn ask<'s>(
     context: &RequestContext<'_>,
     entry: &mut StepTrace<'s>,
 ) -> Said<'s> {
-    let Call { world, upstream, stage, asked, .. } = *call;
+    let Call { upstream, stage, asked, .. } = *call;
     if let Some(skip) = decide::skip(&upstream.tier, data_class, needs(asked.peek)) {
         entry.ending = Ending::Skipped(skip.reason());
         return Said::Skipped((skip == Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
@@ -273,58 +262,59 @@ async fn ask<'s>(
         entry.ending = Ending::Skipped("SecretMissing");
         return Said::Skipped(Some(FailoverReason::Unreachable));
     }
-    if !upstream.circuit().admit(Instant::now()) {
-        entry.ending = Ending::Skipped("Degraded");
-        return Said::Skipped(Some(FailoverReason::Degraded));
-    }
     let inject = inject(upstream, stage, asked.peek);
     let body = asked.peek.rewrite(asked.body, &upstream.tier.model, inject);
-    let guard = Probe { circuit: &upstream.circuit, done: false };
-    let answered = attempts(call, &body).await;
-    guard.done();
-    let (answer, body) = match answered {
+    let (answer, body) = match call_tier(call, &body).await {
         Ok(answered) => answered,
+        Err(error) if error.reason == Some(FailoverReason::Degraded) => {
+            entry.ending = Ending::Skipped("Degraded");
+            return Said::Skipped(error.reason);
+        }
         Err(error) => {
-            match (error.reason, error.retry_after) {
-                (None | Some(FailoverReason::ContextOverflow), _) => upstream.circuit().success(Instant::now()),
-                (Some(FailoverReason::RateLimited), Some(pause)) => upstream.circuit().open(Instant::now() + pause),
-                _ if error.counts => upstream.circuit().failure(Instant::now(), jitter(world.random)),
-                // A limit is not a fault, and nobody may have been asked: without a pause to obey it is next time.
-                _ => upstream.circuit().release(),
-            }
-            if error.reason == Some(FailoverReason::Degraded) {
-                entry.ending = Ending::Skipped("Degraded");
-                return Said::Skipped(error.reason);
-            }
             entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
             return Said::Unavailable(error);
         }
     };
-    upstream.circuit().success(Instant::now());
-    verdict(upstream, &stage.gates, context, answer, body, Strip::of(asked.peek, inject), entry)
+    let mut judgement = judged(&stage.gates, context, &answer, &body, &mut entry.usage);
+    entry.cost = Money::of(entry.usage, &upstream.tier);
+    if stage.asks {
+        // In a box: what few paths use must not make the future of every request larger.
+        Box::pin(second_opinion::judge(call, &answer, &mut judgement, entry)).await;
+    }
+    verdict(upstream, judgement, answer.logprobs, body, Strip::of(asked.peek, inject), entry)
+}
+
+/// What the gates say that judge by what is there, and the usage of the answer.
+fn judged(
+    gates: &[CompiledGate],
+    context: &RequestContext<'_>,
+    answer: &Answer,
+    body: &Body,
+    usage: &mut Usage,
+) -> Judgement {
+    // So much was asked for and made of a stream that goes on, whatever comes of it: its usage is said at the end.
+    let so_far = |live: &Live| Usage { prompt: context.tokens_estimate(), cached: 0, completion: live.tokens() };
+    let (judgement, unsaid) = match body {
+        Body::Live(live) => (judge_prefix(gates, context, answer), so_far(live)),
+        _ => (judge(gates, context, answer), Usage::default()),
+    };
+    *usage = answer.usage.unwrap_or(unsaid);
+    judgement
 }
 
 fn verdict<'s>(
     upstream: &'s Upstream,
-    gates: &[CompiledGate],
-    context: &RequestContext<'_>,
-    answer: Answer,
+    judgement: Judgement,
+    logprobs: Vec<Range<usize>>,
     body: Body,
     strip: Strip,
     entry: &mut StepTrace<'_>,
 ) -> Said<'s> {
-    // So much was asked for and made of a stream that goes on, whatever comes of it: its usage is said at the end.
-    let so_far = |live: &Live| Usage { prompt: context.tokens_estimate(), cached: 0, completion: live.tokens() };
-    let (judgement, unsaid) = match &body {
-        Body::Live(live) => (judge_prefix(gates, context, &answer), so_far(live)),
-        _ => (judge(gates, context, &answer), Usage::default()),
-    };
-    entry.usage = answer.usage.unwrap_or(unsaid);
-    entry.cost = Money::of(entry.usage, &upstream.tier);
     let failed = judgement.verdicts.iter().find(|v| !v.passed).map_or("gate", |v| v.gate);
     entry.verdicts = judgement.verdicts;
-    let served = Served { tier: &upstream.name, outcome: "accepted", body, strip, logprobs: answer.logprobs };
+    let served = Served { tier: &upstream.name, outcome: "accepted", body, strip, logprobs };
     if judgement.accepted {
+        entry.ending = Ending::Accepted;
         return Said::Accepted(served);
     }
     entry.ending = Ending::Escalated(failed);

@@ -194,6 +194,12 @@ impl Metrics {
                 self.steps.get_or_create(&labels).inc()
             }
         };
+        for opinion in &step.opinions {
+            let tokens = [("input", opinion.usage.prompt), ("output", opinion.usage.completion)];
+            for (direction, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
+                self.tokens.get_or_create(&TokenLabels { tier: opinion.tier.to_owned(), direction }).inc_by(count);
+            }
+        }
         for (counter, count) in [(&metrics.input, step.usage.prompt), (&metrics.output, step.usage.completion)] {
             if count > 0 {
                 counter.inc_by(count);

@@ -34,6 +34,7 @@ mod reply;
 mod resume;
 pub mod route;
 pub mod run;
+mod second_opinion;
 pub mod secret_problem;
 pub mod serve;
 pub mod server;

@@ -35,6 +35,8 @@ pub struct Stage {
     pub gates: Gates,
     /// Alternatives per token that its gates must see; `None` if they look at no log probabilities.
     pub logprobs: Option<u8>,
+    /// Whether a gate asks somebody before it judges.
+    pub asks: bool,
     /// Tokens of content after which a stream may be judged, where its gates can.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
@@ -148,7 +150,8 @@ impl Compiler<'_> {
             let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
             let by_beginning = gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole);
             let commit_after = path.commit_after_tokens.filter(|_| by_beginning);
-            Ok(Stage { gates: gates.clone(), logprobs, commit_after, legs: legs? })
+            let asks = gates.iter().any(|gate| gate.asks().is_some());
+            Ok(Stage { gates: gates.clone(), logprobs, asks, commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
         Ok((path.clone(), stages?))

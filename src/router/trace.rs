@@ -6,6 +6,7 @@ use super::answer::Usage;
 use super::gates::Verdict;
 use super::money::Money;
 use super::route::Leg;
+use crate::routing::table::Tier;
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +49,72 @@ pub struct StepTrace<'s> {
     pub usage: Usage,
     /// Cost of the leg.
     pub cost: Money,
+    /// What gates asked for before they judged.
+    pub opinions: Vec<Opinion<'s>>,
 }
 
-impl StepTrace<'_> {
+/// What one gate asked a tier for before it judged.
+#[derive(Clone, Debug)]
+pub struct Opinion<'s> {
+    /// The gate.
+    pub gate: &'static str,
+    /// The tier that it asked.
+    pub tier: &'s str,
+    /// Calls that it made.
+    pub calls: u32,
+    /// Those of them that gave no answer.
+    pub failed: u32,
+    /// Time until all had ended.
+    pub latency: Duration,
+    /// Tokens of all calls.
+    pub usage: Usage,
+    /// Cost of all calls.
+    pub cost: Money,
+}
+
+impl<'s> Opinion<'s> {
+    /// Nobody was asked yet.
+    #[must_use]
+    pub fn new(gate: &'static str, tier: &'s str) -> Self {
+        let (usage, cost) = (Usage::default(), Money::default());
+        Self { gate, tier, calls: 0, failed: 0, latency: Duration::ZERO, usage, cost }
+    }
+
+    /// Counts a call, by the usage of its answer; `None` if none came.
+    pub fn count(&mut self, usage: Option<Usage>, tier: &Tier) {
+        self.calls += 1;
+        let Some(usage) = usage else {
+            self.failed += 1;
+            return;
+        };
+        self.usage.prompt = self.usage.prompt.saturating_add(usage.prompt);
+        self.usage.cached = self.usage.cached.saturating_add(usage.cached);
+        self.usage.completion = self.usage.completion.saturating_add(usage.completion);
+        self.cost += Money::of(usage, tier);
+    }
+}
+
+impl<'s> StepTrace<'s> {
+    /// A tier that is being asked. If nothing more is noted, the client has left.
+    #[must_use]
+    pub fn new(leg: &'s Leg) -> Self {
+        Self {
+            leg,
+            ending: Ending::Failed("ClientGone"),
+            verdicts: Vec::new(),
+            latency: Duration::ZERO,
+            usage: Usage::default(),
+            cost: Money::default(),
+            opinions: Vec::new(),
+        }
+    }
+
+    /// Cost of the leg and of what its gates asked for.
+    #[must_use]
+    pub fn all_cost(&self) -> Money {
+        self.cost + self.opinions.iter().map(|opinion| opinion.cost).sum()
+    }
+
     /// What the first gate that measures measured.
     #[must_use]
     pub fn score(&self) -> Option<f64> {
@@ -63,10 +127,10 @@ impl StepTrace<'_> {
 pub struct Trace<'s>(pub Vec<StepTrace<'s>>);
 
 impl Trace<'_> {
-    /// Cost of all legs.
+    /// Cost of all legs and of what gates asked for.
     #[must_use]
     pub fn cost(&self) -> Money {
-        self.0.iter().map(|s| s.cost).sum()
+        self.0.iter().map(StepTrace::all_cost).sum()
     }
 
     /// As `x-smallfirst-steps` has it: `compact:escalated(confidence) frontier:accepted`.

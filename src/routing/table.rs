@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::escalation_path::{
-    ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted, OnMissing,
+    Compare, ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted, OnMissing,
 };
 use crate::api::model_tier::Capability;
 use crate::api::routing_policy::AccessLogFormat;
@@ -224,6 +224,15 @@ pub enum Check {
     NotMatch(String),
     /// A CEL expression is true.
     Expression(String),
+    /// More answers of the same tier agree.
+    Agreement {
+        /// How many more.
+        samples: u32,
+        /// Lowest share that passes.
+        at_least: f64,
+        /// What agreeing means.
+        compare: Compare,
+    },
 }
 
 /// A class of requests.

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Behaviour {
     /// 200 with this content, every token at this log probability.
     Answer(&'static str, f64),
+    /// 200 with these contents in turn, by the number of the request.
+    Turns(&'static [&'static str]),
     /// The same after a while, with every token sure.
     Slow(Duration, &'static str),
     /// The same as a stream, where the request asks for one.
@@ -87,14 +89,18 @@ async fn serve(
     while let Some(body) = request(&mut stream).await {
         let behaviour = behaviour.lock().unwrap().clone();
         let health = body == "health";
+        let mut turn = 0;
         if !health {
-            requests.fetch_add(1, Ordering::SeqCst);
+            turn = requests.fetch_add(1, Ordering::SeqCst);
             last_body.lock().unwrap().clone_from(&body);
         }
         let reply = match behaviour {
             behaviour if health && !matches!(behaviour, Behaviour::Frozen) => http("200 OK", "text/plain", "", "ok"),
             Behaviour::Answer(text, logprob) => {
                 http("200 OK", "application/json", "", &completion(text, logprob, &body))
+            }
+            Behaviour::Turns(texts) => {
+                http("200 OK", "application/json", "", &completion(texts[turn % texts.len()], -0.01, &body))
             }
             Behaviour::Slow(time, text) => {
                 tokio::time::sleep(time).await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::fake_upstream::{Behaviour, FakeUpstream};
-use super::harness::{Harness, body, table};
+use super::harness::{Harness, body, get, table};
 
 const LARGE: Behaviour = Behaviour::Answer("large says", -0.01);
 
@@ -38,4 +38,99 @@ async fn an_expression_judges_the_answer_and_its_request() {
     lenient["paths"]["up"]["steps"][0]["accept"][0]["onMissing"] = "Accept".into();
     router.reload(lenient).await;
     assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-steps"), "small:accepted");
+}
+
+fn agreement(samples: u32, at_least: f64) -> Value {
+    gate(json!({"agreement": {"samples": samples, "atLeast": at_least, "compare": "Exact"}}))
+}
+
+/// The last line of the access log, once it is written.
+async fn line(router: &Harness, id: &str) -> Value {
+    let reply = get(router.admin, &format!("/explain?request-id={id}")).await;
+    serde_json::from_str::<Value>(&reply.body).expect("JSON")["traces"][0].clone()
+}
+
+#[tokio::test]
+async fn an_answer_that_the_tier_gives_again_is_accepted_and_every_call_is_paid() {
+    let small = FakeUpstream::start(Behaviour::Turns(&["refund", "refund", " refund ", "billing", "refund"])).await;
+    let large = FakeUpstream::start(LARGE).await;
+    let router = Harness::start(gated(&small, &large, &[agreement(4, 0.75)])).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:accepted", "{}", reply.body);
+    assert!(reply.body.contains("refund"));
+    assert_eq!(small.count(), 5);
+    // Five answers of 100 tokens at 1.00 and 10 at 2.00 a million.
+    assert_eq!(reply.header("x-smallfirst-cost"), "0.0006 USD");
+    let sample: Value = serde_json::from_str(&small.last_body.lock().unwrap()).expect("JSON");
+    assert_eq!((&sample["temperature"], &sample["stream"]), (&json!(0.7), &Value::Null));
+    let line = line(&router, reply.header("x-request-id")).await;
+    let step = &line["steps"][0];
+    assert_eq!(step["gates"], json!([{"gate": "agreement", "passed": true, "score": 0.75}]));
+    let asked = &step["asked"][0];
+    assert_eq!((&asked["calls"], &asked["failed"], &asked["tier"]), (&json!(4), &json!(0), &json!("small")));
+    assert_eq!((&asked["input_tokens"], &asked["cost"]), (&json!(400), &json!("0.00048")));
+    assert_eq!((&step["input_tokens"], &line["cost"]), (&json!(100), &json!("0.0006")));
+    let metrics = get(router.admin, "/metrics").await.body;
+    assert!(metrics.contains("smallfirst_router_tokens_total{tier=\"small\",direction=\"input\"} 500"), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_answer_that_the_tier_does_not_give_again_escalates() {
+    let small = FakeUpstream::start(Behaviour::Turns(&["refund", "billing", "refund", "other"])).await;
+    let large = FakeUpstream::start(LARGE).await;
+    let first = gate(json!({"notMatch": "secret"}));
+    let router = Harness::start(gated(&small, &large, &[agreement(3, 0.6), first])).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(agreement) large:accepted");
+    assert_eq!((small.count(), reply.header("x-smallfirst-cost")), (4, "0.0006 USD"));
+    // An answer that fails a gate that asks nobody is not asked for again.
+    small.now(Behaviour::Answer("a secret", -0.01));
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(notMatch) large:accepted");
+    assert_eq!(small.count(), 5);
+    // Streams are held, and compared all the same.
+    small.now(Behaviour::Answer("refund", -0.01));
+    let reply = router.ask(&body("intent").replacen('{', "{\"stream\":true,", 1)).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:accepted", "{}", reply.body);
+    assert!(reply.body.contains("data: [DONE]"), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn without_samples_there_is_no_evidence() {
+    let small = FakeUpstream::start(Behaviour::Answer("refund", -0.01)).await;
+    let large = FakeUpstream::start(LARGE).await;
+    let mut given = gated(&small, &large, &[agreement(3, 0.6)]);
+    let router = Harness::start(given.clone()).await;
+    // Several choices are not compared.
+    let two = body("intent").replacen('{', "{\"n\":2,", 1);
+    assert_eq!(router.ask(&two).await.header("x-smallfirst-steps"), "small:escalated(agreement) large:accepted");
+    assert_eq!(small.count(), 1);
+    // One answer may cost 6,000 billionths, three more do not fit.
+    given["paths"]["up"]["maxCost"] = 130_000.into();
+    router.reload(given.clone()).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(agreement) large:accepted");
+    let line = line(&router, reply.header("x-request-id")).await;
+    assert_eq!(line["steps"][0]["gates"][0]["detail"], "it may cost more than the path allows");
+    assert_eq!(small.count(), 2);
+    given["paths"]["up"]["steps"][0]["accept"][0]["onMissing"] = "Accept".into();
+    router.reload(given).await;
+    assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-steps"), "small:accepted");
+    assert_eq!(small.count(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_without_the_required_agreement_is_never_returned() {
+    let small = FakeUpstream::start(Behaviour::Turns(&["refund", "billing", "other"])).await;
+    let large = FakeUpstream::start(Behaviour::Status(500)).await;
+    let mut given = gated(&small, &large, &[agreement(2, 0.5), gate(json!({"notMatch": "secret"}))]);
+    let router = Harness::start(given.clone()).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!((reply.status, reply.header("x-smallfirst-outcome")), (200, "best-answer"));
+    given["paths"]["up"]["steps"][0]["accept"][0]["required"] = true.into();
+    router.reload(given).await;
+    assert_eq!(router.ask(&body("intent")).await.status, 502);
+    // Nor is one that another gate kept from being asked about.
+    small.now(Behaviour::Answer("a secret", -0.01));
+    assert_eq!(router.ask(&body("intent")).await.status, 502);
 }

@@ -258,6 +258,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         matches,
         not_match,
         expression,
+        agreement,
         on_missing,
         required,
     } = gate;
@@ -270,6 +271,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         matches.as_ref().map(|gate| ("match.regex", Check::Match(gate.regex.clone()))),
         not_match.as_ref().map(|gate| ("notMatch.regex", Check::NotMatch(gate.regex.clone()))),
         expression.as_ref().map(|text| ("expression", Check::Expression(text.clone()))),
+        agreement.as_ref().map(|gate| ("agreement", compile_agreement(problems, field, gate))),
     ]
     .into_iter()
     .flatten()
@@ -287,7 +289,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         }
         Err(_) => {
             let problem = "exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, \
-                           notMatch and expression must be set";
+                           notMatch, expression and agreement must be set";
             problems.add(REASON_INVALID, field, problem);
             None
         }
@@ -319,6 +321,15 @@ fn compile_confidence(problems: &mut Problems, field: &str, gate: &api::Confiden
         quantile: gate.quantile.as_ref().map(|q| problems.parsed(format!("{field}.quantile"), q.value())),
         scope: gate.scope,
         at_least: problems.parsed(format!("{field}.atLeast"), gate.at_least.value()),
+    }
+}
+
+fn compile_agreement(problems: &mut Problems, field: &str, gate: &api::AgreementGate) -> Check {
+    Check::Agreement {
+        // What does not fit is refused with the gate, which names its bounds.
+        samples: u32::try_from(gate.samples).unwrap_or_default(),
+        at_least: problems.parsed(format!("{field}.agreement.atLeast"), gate.at_least.value()),
+        compare: gate.compare,
     }
 }
 

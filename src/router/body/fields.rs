@@ -58,7 +58,7 @@ pub(super) struct StreamOptions<'a> {
 }
 
 /// `None` only where the field is absent: what is there must be replaced, not added to.
-fn raw_even_if_null<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+pub(super) fn raw_even_if_null<'de: 'a, 'a, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)

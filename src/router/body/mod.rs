@@ -10,6 +10,7 @@
 mod fields;
 mod messages;
 mod rewrite;
+mod sample;
 mod tools;
 
 use std::borrow::Cow;

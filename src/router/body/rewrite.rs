@@ -26,6 +26,12 @@ impl Peek<'_> {
     #[must_use]
     pub fn rewrite(&self, body: &Bytes, model: &str, inject: Inject) -> Bytes {
         let mut splice = Splice::new(self.body);
+        self.edit(&mut splice, model, inject);
+        if splice.is_empty() { body.clone() } else { splice.apply() }
+    }
+
+    /// Notes the edits that a tier's body needs.
+    pub(super) fn edit(&self, splice: &mut Splice<'_>, model: &str, inject: Inject) {
         if self.model != model
             && let (Some(raw), Ok(name)) = (self.slots[MODEL], serde_json::to_string(model))
         {
@@ -33,24 +39,23 @@ impl Peek<'_> {
         }
         if let Some(top) = inject.logprobs {
             if !self.logprobs {
-                self.set(&mut splice, LOGPROBS, "true");
+                self.set(splice, LOGPROBS, "true");
             }
             if self.top_logprobs.is_none_or(|asked| asked < top.max(1)) {
-                self.set(&mut splice, TOP_LOGPROBS, &top.max(1).to_string());
+                self.set(splice, TOP_LOGPROBS, &top.max(1).to_string());
             }
         }
         let streams = inject.stream.unwrap_or(self.stream);
         if streams != self.stream {
-            self.set(&mut splice, STREAM, if streams { "true" } else { "false" });
+            self.set(splice, STREAM, if streams { "true" } else { "false" });
         }
         if !streams {
             if self.stream && self.slots[STREAM_OPTIONS].is_some() {
-                self.set(&mut splice, STREAM_OPTIONS, "null");
+                self.set(splice, STREAM_OPTIONS, "null");
             }
         } else if inject.include_usage && !self.include_usage {
-            self.set_include_usage(&mut splice);
+            self.set_include_usage(splice);
         }
-        if splice.is_empty() { body.clone() } else { splice.apply() }
     }
 
     fn set(&self, splice: &mut Splice<'_>, field: usize, value: &str) {

@@ -96,7 +96,7 @@ impl<'a> Haystack<'a> {
 }
 
 /// Whether the commas of a run of digits part thousands; else they part numbers.
-fn thousands(run: &str) -> bool {
+pub(super) fn thousands(run: &str) -> bool {
     let mut groups = run.split('.').next().unwrap_or_default().split(',');
     groups.next().is_some_and(|first| (1..=3).contains(&first.len())) && groups.all(|group| group.len() == 3)
 }

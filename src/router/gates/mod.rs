@@ -11,8 +11,12 @@
 //! An answer that fails a *required* gate (jsonSchema and toolCalls, unless told otherwise) is never returned. So such
 //! gates are judged even when a gate before them failed, because the answer may become the best one there is.
 //!
+//! Gates that ask a model again ([`CompiledGate::asks`]) are not judged here but by [`super::second_opinion`], after all
+//! of these, on an answer that passed them.
+//!
 //! A verdict's detail never quotes the answer: it goes into logs.
 
+mod agreement;
 mod confidence;
 mod context;
 mod expression;
@@ -30,6 +34,7 @@ use crate::api::escalation_path::OnMissing;
 use crate::router::answer::{Answer, Choice};
 use crate::routing::table::{Check, Gate};
 
+pub use agreement::Agreement;
 pub use context::RequestContext;
 pub use expression::MAX_EXPRESSION_BYTES;
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
@@ -53,7 +58,15 @@ enum Kind {
     Grounded(grounded::Grounded),
     JsonSchema(json_schema::JsonSchemaGate),
     Expression(Box<expression::Expression>),
+    Agreement(Agreement),
     ToolCalls,
+}
+
+/// Whom a gate asks before it can judge.
+#[derive(Clone, Copy, Debug)]
+pub enum Asks<'a> {
+    /// The same tier, again.
+    Again(&'a Agreement),
 }
 
 /// What a gate decides on.
@@ -78,6 +91,9 @@ pub struct Description {
     pub on_missing: OnMissing,
     /// Whether an answer that fails it is never returned.
     pub required: bool,
+    /// More answers that it asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u32>,
 }
 
 /// What one gate found, also as the access log has it.
@@ -109,7 +125,7 @@ pub struct Judgement {
 }
 
 /// What a gate says of one choice: its score if it has one, and why it fails if it does.
-struct Finding {
+pub(super) struct Finding {
     score: Option<f64>,
     failure: Option<&'static str>,
     /// The failure is that there was nothing to look at.
@@ -123,7 +139,7 @@ impl Finding {
         Self { score: None, failure: Some(why), missing: false }
     }
 
-    const fn missing(what: &'static str) -> Self {
+    pub(super) const fn missing(what: &'static str) -> Self {
         Self { score: None, failure: Some(what), missing: true }
     }
 
@@ -163,6 +179,9 @@ impl CompiledGate {
             Check::Match(regex) => Kind::Match(text_match::TextMatch::compile(regex, true)?),
             Check::NotMatch(regex) => Kind::Match(text_match::TextMatch::compile(regex, false)?),
             Check::Expression(text) => Kind::Expression(Box::new(expression::Expression::compile(text)?)),
+            Check::Agreement { samples, at_least, compare } => {
+                Kind::Agreement(Agreement::compile(*samples, *at_least, *compare)?)
+            }
             Check::ToolCalls {} => Kind::ToolCalls,
         })
     }
@@ -178,6 +197,7 @@ impl CompiledGate {
             Kind::Grounded(_) => "grounded",
             Kind::JsonSchema(_) => "jsonSchema",
             Kind::Expression(_) => "expression",
+            Kind::Agreement(_) => "agreement",
             Kind::ToolCalls => "toolCalls",
         }
     }
@@ -210,6 +230,7 @@ impl CompiledGate {
             Kind::ToolCalls => 4,
             Kind::Grounded(_) => 5,
             Kind::Expression(_) => 6,
+            Kind::Agreement(_) => 7,
         }
     }
 
@@ -238,26 +259,49 @@ impl CompiledGate {
             decides_on: self.decides_on(),
             on_missing: self.on_missing,
             required: self.required,
+            samples: match self.asks() {
+                Some(Asks::Again(agreement)) => Some(agreement.samples),
+                None => None,
+            },
+        }
+    }
+
+    /// Whom it asks before it can judge; `None` for a gate that judges by what is there.
+    #[must_use]
+    pub const fn asks(&self) -> Option<Asks<'_>> {
+        match &self.kind {
+            Kind::Agreement(agreement) => Some(Asks::Again(agreement)),
+            _ => None,
         }
     }
 
     fn verdict(&self, request: &RequestContext<'_>, answer: &Answer, contents: &[Content<'_>]) -> Verdict {
-        let mut verdict = Verdict { gate: self.name(), passed: true, score: None, detail: "" };
+        let mut verdict = self.passed();
         for (choice, content) in answer.choices.iter().zip(contents) {
-            let finding = self.finding(request, answer, choice, content);
-            verdict.score = match (verdict.score, finding.score) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-            if let Some(why) = finding.failure
-                && !(finding.missing && self.on_missing == OnMissing::Accept)
-            {
-                verdict.passed = false;
-                verdict.detail = why;
+            self.weigh(&mut verdict, self.finding(request, answer, choice, content));
+            if !verdict.passed {
                 break;
             }
         }
         verdict
+    }
+
+    const fn passed(&self) -> Verdict {
+        Verdict { gate: self.name(), passed: true, score: None, detail: "" }
+    }
+
+    /// Takes what it found of one choice into its verdict.
+    fn weigh(&self, verdict: &mut Verdict, finding: Finding) {
+        verdict.score = match (verdict.score, finding.score) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let Some(why) = finding.failure
+            && !(finding.missing && self.on_missing == OnMissing::Accept)
+        {
+            verdict.passed = false;
+            verdict.detail = why;
+        }
     }
 
     fn finding(
@@ -275,7 +319,29 @@ impl CompiledGate {
             Kind::JsonSchema(gate) => gate.judge(request, choice, content),
             Kind::ToolCalls => tool_calls::judge(request, choice),
             Kind::Expression(gate) => gate.judge(request, answer.usage, choice, content),
+            Kind::Agreement(_) => Finding::missing("nobody was asked"),
         }
+    }
+}
+
+impl Judgement {
+    fn add(&mut self, gate: &CompiledGate, verdict: Verdict) {
+        self.accepted &= verdict.passed;
+        self.returnable &= verdict.passed || !gate.required();
+        self.passed_count += usize::from(verdict.passed);
+        self.verdicts.push(verdict);
+    }
+
+    /// Takes up what a gate found that asked somebody.
+    pub(super) fn weigh(&mut self, gate: &CompiledGate, finding: Finding) {
+        let mut verdict = gate.passed();
+        gate.weigh(&mut verdict, finding);
+        self.add(gate, verdict);
+    }
+
+    /// Passes over a gate that asks somebody, since another has failed: what it might require is not vouched for.
+    pub(super) fn pass_over(&mut self, gate: &CompiledGate) {
+        self.returnable &= !gate.required();
     }
 }
 
@@ -295,10 +361,10 @@ pub fn judge_prefix(gates: &[CompiledGate], request: &RequestContext<'_>, answer
     judge_by(gates.iter().filter(|gate| gate.decides_on() == DecidesOn::Prefix), request, answer)
 }
 
-/// Judges an answer by gates in the order of [`compile_all`]. No gates: accepted.
+/// Judges an answer by gates in the order of [`compile_all`], but for those that ask somebody. No gates: accepted.
 #[must_use]
 pub fn judge(gates: &[CompiledGate], request: &RequestContext<'_>, answer: &Answer) -> Judgement {
-    judge_by(gates.iter(), request, answer)
+    judge_by(gates.iter().filter(|gate| gate.asks().is_none()), request, answer)
 }
 
 fn judge_by<'g>(
@@ -313,11 +379,7 @@ fn judge_by<'g>(
         if !judgement.accepted && !gate.required() {
             continue;
         }
-        let verdict = gate.verdict(request, answer, &contents);
-        judgement.accepted &= verdict.passed;
-        judgement.returnable &= verdict.passed || !gate.required();
-        judgement.passed_count += usize::from(verdict.passed);
-        judgement.verdicts.push(verdict);
+        judgement.add(gate, gate.verdict(request, answer, &contents));
     }
     judgement
 }

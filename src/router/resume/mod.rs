@@ -101,12 +101,10 @@ fn taken_up(trace: &mut Trace<'_>) {
     broken.ending = Ending::Failed("StreamBroken");
     let prompt = broken.usage.prompt.saturating_add(broken.usage.completion);
     let rest = StepTrace {
-        leg: broken.leg,
         ending: Ending::Accepted,
         verdicts: broken.verdicts.clone(),
-        latency: Duration::ZERO,
         usage: Usage { prompt, ..Usage::default() },
-        cost: Money::default(),
+        ..StepTrace::new(broken.leg)
     };
     trace.0.push(rest);
 }
