@@ -315,6 +315,17 @@ fn policy_rows() -> Vec<Row> {
         accepted(POLICY, vec![(POLICY, "/spec/workloads/0/dataClass", json!("Restricted"))]),
         policy("/metadata/name", json!("1st"), "metadata.name: "),
         policy("/spec/router/replicas", json!(0), "spec.router.replicas: 0 must be 1 to 100"),
+        policy("/spec/clients/0/limits", json!({}), "spec.clients[0].limits: at least one of requestsPerMinute"),
+        policy(
+            "/spec/clients/0/limits",
+            json!({"maxConcurrent": 1}),
+            "spec.clients[0].limits.maxConcurrent: 1 must be at least spec.router.replicas, which is 2",
+        ),
+        policy(
+            "/spec/workloads/0/limits",
+            json!({"tokensPerMinute": 0}),
+            "spec.workloads[0].limits.tokensPerMinute: 0 must be at least 1",
+        ),
         policy("/spec/anonymous", json!({}), "spec: exactly one of clients and anonymous must be set"),
         policy("/spec/clients", Value::Null, "spec: exactly one of clients and anonymous must be set"),
         policy(

@@ -12,6 +12,8 @@ mod gates;
 mod harness;
 #[path = "router/hostile.rs"]
 mod hostile;
+#[path = "router/limits.rs"]
+mod limits;
 #[path = "router/local.rs"]
 mod local;
 #[path = "router/process.rs"]

@@ -88,7 +88,7 @@ fn default_currency() -> String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Router {
-    /// Number of router pods. Default: 2.
+    /// Number of router pods. Each holds an equal part of every limit. Default: 2.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
@@ -120,6 +120,28 @@ pub struct Client {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub workloads: Option<Vec<String>>,
+    /// What the client may take, over all workloads. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// What may be taken of the router. Each of the router's pods holds an equal part, rounded down, and a limit must be at least the number of pods; while pods are replaced there is one more. What has no room gets 429 with Retry-After.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.maxConcurrent)").message("limits: at least one of requestsPerMinute, tokensPerMinute and maxConcurrent must be set"))]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Requests a minute: so many at once, and so many a minute from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub requests_per_minute: Option<i64>,
+    /// Tokens a minute, input and output. The estimated input and max_tokens (1024 where the request states none) are reserved, and settled by the usage of the last tier that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
+    pub tokens_per_minute: Option<i64>,
+    /// Requests that are worked on at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_concurrent: Option<i32>,
 }
 
 /// An API key in a Secret.
@@ -156,6 +178,9 @@ pub struct Workload {
     /// The only tier that the workload uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier_ref: Option<LocalRef>,
+    /// What all clients together may take of the workload. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 const fn default_data_class() -> DataClass {

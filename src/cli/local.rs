@@ -136,6 +136,8 @@ fn load(args: &Args) -> anyhow::Result<(String, Secrets)> {
         anyhow::bail!("{}", left_out.message);
     }
     let mut table = compiled.value;
+    // One process holds the whole of every limit.
+    table.routers = 1;
     for (name, url) in &args.endpoints {
         let Some(tier) = table.tiers.get_mut(name) else {
             let known: Vec<&str> = table.tiers.keys().map(String::as_str).collect();

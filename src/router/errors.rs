@@ -19,13 +19,15 @@ pub struct Problem {
     pub param: Option<String>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u64>,
+    /// The same request will never do better: `x-should-retry: false`, which OpenAI's clients obey.
+    pub hopeless: bool,
 }
 
 impl Problem {
     /// A problem of a status; `kind` and `code` as OpenAI's API has them.
     #[must_use]
     pub fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code, message: message.into(), param: None, retry_after: None }
+        Self { status, kind, code, message: message.into(), param: None, retry_after: None, hopeless: false }
     }
 
     /// 400: what the caller must mend.
@@ -76,6 +78,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.hopeless {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

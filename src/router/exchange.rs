@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::access_log::Entry;
+use super::admission::standing::Standing;
+use super::admission::{Admitted, admit, demand, over};
 use super::body::{Peek, peek};
 use super::cascade::{Asked, World, walk};
 use super::errors::Problem;
@@ -32,6 +34,21 @@ struct Account<'s> {
     route: Option<&'s Route>,
     outcome: &'static str,
     trace: Trace<'s>,
+    /// Its places within limits, where there are any.
+    admitted: Option<Admitted>,
+    /// How they stand, for the reply.
+    standing: Option<Standing>,
+}
+
+impl Account<'_> {
+    /// Tokens that the request used: those of the last tier that answered. `None`: nobody knows.
+    fn used(&self, status: u16) -> Option<u64> {
+        let mut usages = self.trace.0.iter().rev().map(|step| step.usage.prompt.saturating_add(step.usage.completion));
+        match (status, usages.find(|tokens| *tokens > 0)) {
+            (CLIENT_GONE, _) | (200, None) => None,
+            (_, used) => Some(used.unwrap_or(0)),
+        }
+    }
 }
 
 /// One chat request and what it is answered with.
@@ -47,7 +64,8 @@ pub(super) struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     fn open(&self) -> Open<'a> {
         let Self { shared, snapshot, id, begin, .. } = *self;
-        let account = Account { client: "-", route: None, outcome: "client_gone", trace: Trace::default() };
+        let (outcome, trace) = ("client_gone", Trace::default());
+        let account = Account { client: "-", route: None, outcome, trace, admitted: None, standing: None };
         shared.metrics.in_flight.inc();
         Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
     }
@@ -114,7 +132,10 @@ struct Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        let Account { client, route, outcome, trace } = &self.account;
+        if let Some(admitted) = self.account.admitted.take() {
+            admitted.settle(self.account.used(self.status));
+        }
+        let Account { client, route, outcome, trace, .. } = &self.account;
         let latency = self.begin.elapsed();
         self.shared.metrics.record(*route, outcome, latency.as_secs_f64(), trace);
         let entry = Entry {
@@ -145,6 +166,9 @@ fn describe(account: &Account<'_>, snapshot: &Snapshot, with_cost: bool, headers
     if let Some(route) = account.route {
         set(headers, &WORKLOAD, route.workload.as_str());
     }
+    if let Some(standing) = account.standing {
+        standing.describe(headers);
+    }
 }
 
 async fn chat<'s>(
@@ -169,6 +193,15 @@ async fn chat<'s>(
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = route(snapshot, client, &peek, &head.headers)?;
     account.route = Some(route);
+    let limiters = [snapshot.limiter(client), route.limiter.as_ref()];
+    if limiters.iter().any(Option::is_some) {
+        let admitted = admit(limiters, demand(&peek)).map_err(|refusal| {
+            account.standing = Some(refusal.standing);
+            over(&refusal)
+        })?;
+        account.standing = Some(admitted.standing());
+        account.admitted = Some(admitted);
+    }
     check_schema(route, &peek)?;
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::admission::limiter::Kind;
 use super::route::Route;
 use super::trace::{Ending, StepTrace, Trace};
 
@@ -59,6 +60,37 @@ pub struct ReloadLabels {
     pub result: &'static str,
 }
 
+/// Labels of a limit's decision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AdmissionLabels {
+    /// `client` or `workload`.
+    pub scope: &'static str,
+    /// Whose limits they are.
+    pub name: String,
+    /// `admitted`, or the limit that had no room, by its field.
+    pub result: &'static str,
+}
+
+/// What a limit counts, found when the table is loaded.
+pub struct AdmissionMetrics {
+    admitted: Counter,
+    refused: [(Kind, Counter); 3],
+}
+
+impl AdmissionMetrics {
+    /// Counts a request that was admitted.
+    pub fn admitted(&self) {
+        self.admitted.inc();
+    }
+
+    /// Counts a request that a limit had no room for.
+    pub fn refused(&self, kind: Kind) {
+        for (_, counter) in self.refused.iter().filter(|(known, _)| *known == kind) {
+            counter.inc();
+        }
+    }
+}
+
 /// Outcome of a request and verdict of a step that most of them have.
 const ACCEPTED: &str = "accepted";
 
@@ -85,6 +117,7 @@ pub struct Metrics {
     duration: Family<WorkloadLabels, Histogram>,
     tokens: Family<TokenLabels, Counter>,
     cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
+    admissions: Family<AdmissionLabels, Counter>,
     /// Tables that were loaded or refused.
     pub reloads: Family<ReloadLabels, Counter>,
     /// Requests being worked on.
@@ -107,6 +140,7 @@ impl Metrics {
             duration: Family::new_with_constructor(histogram),
             tokens: Family::default(),
             cost: Family::default(),
+            admissions: Family::default(),
             reloads: Family::default(),
             in_flight: Gauge::default(),
             missing_secrets: Gauge::default(),
@@ -117,6 +151,7 @@ impl Metrics {
         registry.register("request_duration_seconds", "Time from request to reply", metrics.duration.clone());
         registry.register("tokens", "Tokens as the tiers counted them", metrics.tokens.clone());
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
+        registry.register("admissions", "Decisions of limits of clients and workloads", metrics.admissions.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
         registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
         registry.register(
@@ -153,6 +188,15 @@ impl Metrics {
             input: tokens("input"),
             output: tokens("output"),
         }
+    }
+
+    /// Counters of a client's or workload's limits.
+    #[must_use]
+    pub fn admission(&self, scope: &'static str, name: &str) -> AdmissionMetrics {
+        let counter =
+            |result| self.admissions.get_or_create_owned(&AdmissionLabels { scope, name: name.to_owned(), result });
+        let refused = [Kind::Concurrency, Kind::Requests, Kind::Tokens].map(|kind| (kind, counter(kind.field())));
+        AdmissionMetrics { admitted: counter("admitted"), refused }
     }
 
     /// Counts a request that ended. Without a route it came to no workload.

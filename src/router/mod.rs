@@ -1,14 +1,15 @@
 //! The data plane: one request in, the first good enough answer out.
 //!
 //! ```text
-//! serve: read -> authenticate -> classify -> walk the path -> reply -> account
-//!                                              |
+//! serve: read -> authenticate -> classify -> admit -> walk the path -> reply -> account
+//!                                                       |
 //!                       cascade: for each step  ask (endpoints, pool, call) -> judge (gates) -> accept or go on
 //! ```
 //! A thread a core, each with its own listener (`SO_REUSEPORT`), runtime and connections. What cores share is a snapshot
 //! of the table behind an atomic pointer, and counters.
 
 pub mod access_log;
+pub mod admission;
 pub mod answer;
 mod attempts;
 pub mod body;

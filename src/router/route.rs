@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::admission::limiter::{Limiter, Scope};
+use super::admission::part;
 use super::gates::{CompiledGate, DecidesOn, compile_all};
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
 use super::snapshot::{Refused, Upstream};
@@ -25,6 +27,8 @@ pub struct Route {
     pub stages: Vec<Stage>,
     /// Whether a gate judges by the schema of the request.
     pub needs_request_schema: bool,
+    /// What all clients together may take of it.
+    pub limiter: Option<Arc<Limiter>>,
     /// Counters of the workload.
     pub metrics: WorkloadMetrics,
 }
@@ -68,7 +72,12 @@ impl Routes {
     ///
     /// # Errors
     /// When a path or tier is missing, or a gate does not compile.
-    pub fn compile(table: &RoutingTable, tiers: &Tiers, metrics: &Metrics) -> Result<Self, Refused> {
+    pub fn compile(
+        table: &RoutingTable,
+        tiers: &Tiers,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Result<Self, Refused> {
         let gates: BTreeMap<&str, Vec<Gates>> = table
             .paths
             .iter()
@@ -78,7 +87,7 @@ impl Routes {
                 Ok((name.as_str(), steps.into_iter().map(Arc::from).collect()))
             })
             .collect::<Result<_, Refused>>()?;
-        let compiler = Compiler { table, gates, tiers, metrics };
+        let compiler = Compiler { table, gates, tiers, metrics, before };
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
@@ -114,11 +123,18 @@ struct Compiler<'a> {
     gates: BTreeMap<&'a str, Vec<Gates>>,
     tiers: &'a Tiers,
     metrics: &'a Metrics,
+    /// The routes before, whose limits keep their state.
+    before: Option<&'a Routes>,
 }
 
 impl Compiler<'_> {
     fn workload(&self, workload: &Workload) -> Result<Route, Refused> {
         let (path, stages) = self.path(&format!("workload {}", workload.name), &workload.name, &workload.path)?;
+        let before = self.before.and_then(|before| before.workloads.iter().find(|w| w.workload == workload.name));
+        let limiter = workload.limits.map(|limits| {
+            let (limits, before) = (part(limits, self.table.routers), before.and_then(|b| b.limiter.as_ref()));
+            Limiter::new(Scope::Workload, &workload.name, limits, before, self.metrics)
+        });
         Ok(Route {
             workload: workload.name.clone(),
             owner: workload.owner.clone(),
@@ -127,6 +143,7 @@ impl Compiler<'_> {
             path,
             needs_request_schema: judges_by_request(&stages),
             stages,
+            limiter,
             metrics: self.metrics.workload(&workload.name),
         })
     }
@@ -137,7 +154,8 @@ impl Compiler<'_> {
         let metrics = self.metrics.workload(&workload);
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
         let needs_request_schema = judges_by_request(&stages);
-        Ok(Route { workload, owner: "-".into(), risk, data_class, path, stages, needs_request_schema, metrics })
+        let (owner, limiter) = ("-".into(), None);
+        Ok(Route { workload, owner, risk, data_class, path, stages, needs_request_schema, limiter, metrics })
     }
 
     fn path(&self, what: &str, workload: &str, name: &str) -> Result<(Path, Vec<Stage>), Refused> {

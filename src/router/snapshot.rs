@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 
+use super::admission::limiter::{Limiter, Scope};
+use super::admission::part;
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
@@ -17,7 +19,7 @@ use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use crate::api::types::SecretKeyRef;
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{Backend, FORMAT_VERSION, RoutingTable, Tier, hash};
+use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Client by SHA-256 of its key.
     keys: Vec<([u8; 32], usize)>,
+    /// What each client may take, in the order of the table.
+    limiters: Vec<Option<Arc<Limiter>>>,
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
     /// What is not mounted or cannot be used.
@@ -111,8 +115,15 @@ impl Snapshot {
         let mut problems = Vec::new();
         let tiers = compile_tiers(&table, secrets, before, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
-        let routes = Routes::compile(&table, &tiers, metrics)?;
-        Ok(Self { hash: hash(json), routes, keys, tiers, problems, table })
+        let routes = Routes::compile(&table, &tiers, metrics, before.map(|before| &before.routes))?;
+        let limiters = compile_limiters(&table, metrics, before);
+        Ok(Self { hash: hash(json), routes, keys, limiters, tiers, problems, table })
+    }
+
+    /// What a client may take, if that is limited.
+    #[must_use]
+    pub fn limiter(&self, client: Option<usize>) -> Option<&Arc<Limiter>> {
+        self.limiters.get(client?)?.as_ref()
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -188,6 +199,19 @@ fn bearer(key: Option<Bytes>, field: &str, secret: &SecretKeyRef) -> Result<Head
         .map_err(|_| SecretProblem::not_a_header(field, secret))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+fn compile_limiters(table: &RoutingTable, metrics: &Metrics, before: Option<&Snapshot>) -> Vec<Option<Arc<Limiter>>> {
+    let known = |name: &str| {
+        let before = before?;
+        before.limiter(before.table.clients.as_ref()?.iter().position(|client| client.name == name))
+    };
+    let clients = table.clients.iter().flatten();
+    let limiter = |client: &Client| {
+        let limits = part(client.limits?, table.routers);
+        Some(Limiter::new(Scope::Client, &client.name, limits, known(&client.name), metrics))
+    };
+    clients.map(limiter).collect()
 }
 
 fn compile_keys(table: &RoutingTable, secrets: &Secrets, problems: &mut Vec<SecretProblem>) -> Vec<([u8; 32], usize)> {

@@ -53,6 +53,25 @@ pub struct RoutingTable {
     pub default_workload: Option<String>,
     /// Form of the access log.
     pub access_log: AccessLogFormat,
+    /// Routers that share the limits of this table, each holding an equal part.
+    #[serde(default = "one")]
+    pub routers: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// Limits of a client or workload, over all routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens a minute, input and output.
+    pub tokens_per_minute: Option<u64>,
+    /// Requests at a time.
+    pub max_concurrent: Option<u32>,
 }
 
 /// A caller.
@@ -65,6 +84,8 @@ pub struct Client {
     pub api_key: SecretKeyRef,
     /// Workloads that the client may use. `None`: all.
     pub workloads: Option<Vec<String>>,
+    /// What the client may take, over all workloads.
+    pub limits: Option<Limits>,
 }
 
 /// A tier as routers see it.
@@ -257,6 +278,8 @@ pub struct Workload {
     pub only_by_default: bool,
     /// Name of the path.
     pub path: String,
+    /// What all clients together may take of the workload.
+    pub limits: Option<Limits>,
 }
 
 impl RoutingTable {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
-use super::{Invalid, Valid, tier::child_names};
+use super::{Invalid, Valid, limits::limits, tier::child_names};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{
     ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
@@ -66,6 +66,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         workloads,
         default_workload,
         access_log: spec.access_log.format,
+        routers: u32::try_from(spec.router.replicas).unwrap_or(1),
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }
@@ -95,10 +96,11 @@ fn clients(problems: &mut Problems, spec: &RoutingPolicySpec) -> Option<Vec<tabl
             }
         }
     }
-    let compiled = clients.iter().map(|client| table::Client {
+    let compiled = clients.iter().enumerate().map(|(i, client)| table::Client {
         name: client.name.clone(),
         api_key: client.api_key.secret_key_ref.clone(),
         workloads: client.workloads.clone(),
+        limits: limits(problems, &format!("spec.clients[{i}].limits"), client.limits.as_ref(), &spec.router),
     });
     Some(compiled.collect())
 }
@@ -184,6 +186,7 @@ impl Routes<'_> {
             clients: matches.clients.clone(),
             only_by_default: workload.matches.is_none(),
             path,
+            limits: limits(problems, &format!("{field}.limits"), workload.limits.as_ref(), &spec.router),
         }
     }
 

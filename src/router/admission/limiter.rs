@@ -1,0 +1,316 @@
+//! The limits of one client or workload: requests a minute, tokens a minute, requests at a time.
+//!
+//! One lock holds the three, so that a request is taken by all of them or by none. Tokens are reserved before anything is
+//! known of the answer, and settled when its usage is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::bucket::{Bucket, settle};
+use super::standing::{Level, Standing};
+use crate::router::metrics::{AdmissionMetrics, Metrics};
+use crate::routing::table::Limits;
+
+/// Pause that a client is told when only the end of another request makes room: nobody knows when that is.
+const UNTIL_A_SLOT: Duration = Duration::from_secs(1);
+
+/// Whose limits they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// A client's, over all workloads.
+    Client,
+    /// A workload's, over all clients.
+    Workload,
+}
+
+impl Scope {
+    /// As it stands in messages and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+/// Which limit has no room, in the order in which they are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `maxConcurrent`.
+    Concurrency,
+    /// `requestsPerMinute`.
+    Requests,
+    /// `tokensPerMinute`.
+    Tokens,
+}
+
+impl Kind {
+    /// The field of the API.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Concurrency => "maxConcurrent",
+            Self::Requests => "requestsPerMinute",
+            Self::Tokens => "tokensPerMinute",
+        }
+    }
+}
+
+/// What a request asks of a limit on tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Tokens of the input, as estimated, and of the output, as the request allows.
+    pub stated: u64,
+    /// Tokens of output that are reckoned with where the request states no bound.
+    pub assumed: u64,
+}
+
+impl Demand {
+    /// What is reserved of a bucket that holds so much. What is only assumed never makes a request too large.
+    #[must_use]
+    pub fn of(self, most: u64) -> u64 {
+        self.stated.max(self.stated.saturating_add(self.assumed).min(most))
+    }
+}
+
+/// A limit that has no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose limit it is.
+    pub scope: Scope,
+    /// The client or workload.
+    pub name: String,
+    /// Which limit.
+    pub kind: Kind,
+    /// The limit, as far as this router holds it.
+    pub limit: u64,
+    /// What was asked for.
+    pub asked: u64,
+    /// What there was.
+    pub left: u64,
+    /// When there is room; `None` if never, because the limit is smaller than the request.
+    pub wait: Option<Duration>,
+    /// How all limits of this scope stand.
+    pub standing: Standing,
+}
+
+/// Limits in force.
+pub struct Limiter {
+    scope: Scope,
+    name: String,
+    /// This router's part.
+    limits: Limits,
+    state: Mutex<State>,
+    metrics: AdmissionMetrics,
+}
+
+struct State {
+    requests: Option<Bucket>,
+    tokens: Option<Bucket>,
+    in_flight: u32,
+}
+
+impl Limiter {
+    /// Full limits, or those of before if they are the same: a new table must not fill what was used.
+    #[must_use]
+    pub fn new(scope: Scope, name: &str, limits: Limits, before: Option<&Arc<Self>>, metrics: &Metrics) -> Arc<Self> {
+        if let Some(same) = before.filter(|before| before.limits == limits) {
+            return same.clone();
+        }
+        let bucket = |per_minute: u64| Bucket::new(per_minute, Instant::now());
+        let state = State {
+            requests: limits.requests_per_minute.map(bucket),
+            tokens: limits.tokens_per_minute.map(bucket),
+            in_flight: 0,
+        };
+        let metrics = metrics.admission(scope.name(), name);
+        Arc::new(Self { scope, name: name.to_owned(), limits, state: Mutex::new(state), metrics })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request, or says which limit has no room for it.
+    ///
+    /// # Errors
+    /// The limit for which the wait is the longest.
+    pub fn admit(self: &Arc<Self>, demand: Demand, now: Instant) -> Result<Permit, Box<Refusal>> {
+        let mut state = self.state();
+        let State { requests, tokens, in_flight } = &mut *state;
+        for bucket in [&mut *requests, &mut *tokens].into_iter().flatten() {
+            bucket.fill(now);
+        }
+        let amount = demand.of(self.limits.tokens_per_minute.unwrap_or(u64::MAX));
+        let refused = self.most_in_the_way(requests.as_ref(), tokens.as_ref(), *in_flight, amount);
+        if refused.is_none() {
+            *in_flight += 1;
+            requests.iter_mut().for_each(|bucket| bucket.take(1));
+            tokens.iter_mut().for_each(|bucket| bucket.take(amount));
+        }
+        let standing = self.standing(requests.as_ref(), tokens.as_ref());
+        drop(state);
+        match refused {
+            Some(refusal) => {
+                self.metrics.refused(refusal.kind);
+                Err(Box::new(refusal))
+            }
+            None => {
+                self.metrics.admitted();
+                Ok(Permit { limiter: self.clone(), reserved: amount, standing, open: true })
+            }
+        }
+    }
+
+    fn most_in_the_way(
+        &self,
+        requests: Option<&Bucket>,
+        tokens: Option<&Bucket>,
+        in_flight: u32,
+        amount: u64,
+    ) -> Option<Refusal> {
+        let standing = self.standing(requests, tokens);
+        let refusal = |kind, limit, asked, left, wait| Refusal {
+            scope: self.scope,
+            name: self.name.clone(),
+            kind,
+            limit,
+            asked,
+            left,
+            wait,
+            standing,
+        };
+        let full = self.limits.max_concurrent.filter(|most| in_flight >= *most);
+        let mut found = full.map(|most| refusal(Kind::Concurrency, most.into(), 1, 0, Some(UNTIL_A_SLOT)));
+        let buckets = [
+            (Kind::Requests, requests, self.limits.requests_per_minute, 1),
+            (Kind::Tokens, tokens, self.limits.tokens_per_minute, amount),
+        ];
+        for (kind, bucket, limit, amount) in buckets {
+            let (Some(bucket), Some(limit)) = (bucket, limit) else { continue };
+            let wait = bucket.wait(amount);
+            let longer = |old: &Refusal| match (old.wait, wait) {
+                (Some(old), Some(new)) => new > old,
+                (old, new) => old.is_some() && new.is_none(),
+            };
+            if wait != Some(Duration::ZERO) && found.as_ref().is_none_or(longer) {
+                found = Some(refusal(kind, limit, amount, bucket.left(), wait));
+            }
+        }
+        found
+    }
+
+    fn standing(&self, requests: Option<&Bucket>, tokens: Option<&Bucket>) -> Standing {
+        let level = |bucket: Option<&Bucket>, limit: Option<u64>| {
+            let (bucket, limit) = (bucket?, limit?);
+            Some(Level { limit, left: bucket.left(), reset: bucket.until_full() })
+        };
+        Standing {
+            requests: level(requests, self.limits.requests_per_minute),
+            tokens: level(tokens, self.limits.tokens_per_minute),
+        }
+    }
+}
+
+/// A request's place within limits. It is one of those in flight until this is dropped.
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    reserved: u64,
+    /// How the limits stand with this request.
+    pub standing: Standing,
+    open: bool,
+}
+
+impl Permit {
+    /// The request was refused by another limit: as if it had not been taken.
+    pub fn cancel(mut self) {
+        self.open = false;
+        let mut state = self.limiter.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.requests.iter_mut().for_each(|bucket| bucket.put(1));
+        state.tokens.iter_mut().for_each(|bucket| bucket.put(self.reserved));
+    }
+
+    /// The request ended and used so many tokens. Without a number the reservation is what it used.
+    pub fn settle(mut self, used: Option<u64>) {
+        self.close(used);
+    }
+
+    fn close(&mut self, used: Option<u64>) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        let mut state = self.limiter.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        if let (Some(used), Some(tokens)) = (used, &mut state.tokens) {
+            settle(tokens, self.reserved, used);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.close(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::admission::tests::metrics;
+
+    fn limiter(requests: Option<u64>, tokens: Option<u64>, concurrent: Option<u32>) -> Arc<Limiter> {
+        let limits = Limits { requests_per_minute: requests, tokens_per_minute: tokens, max_concurrent: concurrent };
+        Limiter::new(Scope::Client, "finance", limits, None, &metrics())
+    }
+
+    fn stated(tokens: u64) -> Demand {
+        Demand { stated: tokens, assumed: 0 }
+    }
+
+    #[test]
+    fn a_refused_request_takes_nothing_of_any_limit() {
+        let (limiter, now) = (limiter(Some(2), Some(100), Some(1)), Instant::now());
+        let first = limiter.admit(stated(60), now).ok().unwrap();
+        let refusal = limiter.admit(stated(60), now).err().unwrap();
+        assert_eq!((refusal.kind, refusal.asked, refusal.left), (Kind::Tokens, 60, 40));
+        assert_eq!(refusal.wait, Some(Duration::from_secs(12)));
+        assert_eq!(refusal.standing.requests.map(|level| level.left), Some(1));
+        let refusal = limiter.admit(stated(1), now).err().unwrap();
+        assert_eq!((refusal.kind, refusal.wait), (Kind::Concurrency, Some(UNTIL_A_SLOT)));
+        first.settle(Some(10));
+        let second = limiter.admit(stated(90), now).ok().unwrap();
+        assert_eq!(second.standing.tokens.map(|level| level.left), Some(0));
+    }
+
+    #[test]
+    fn what_can_never_fit_has_no_time_to_wait_for_and_what_is_only_assumed_fits() {
+        let (limiter, now) = (limiter(None, Some(100), None), Instant::now());
+        let refusal = limiter.admit(stated(101), now).err().unwrap();
+        assert_eq!((refusal.kind, refusal.wait), (Kind::Tokens, None));
+        let permit = limiter.admit(Demand { stated: 10, assumed: 1024 }, now).ok().unwrap();
+        permit.settle(Some(30));
+        assert!(limiter.admit(stated(70), now).is_ok());
+    }
+
+    #[test]
+    fn a_request_that_another_limit_refused_was_never_taken() {
+        let (limiter, now) = (limiter(Some(1), Some(100), Some(1)), Instant::now());
+        limiter.admit(stated(100), now).ok().unwrap().cancel();
+        let permit = limiter.admit(stated(100), now).ok().unwrap();
+        // Whoever leaves without saying what was used pays what was reserved.
+        drop(permit);
+        let refusal = limiter.admit(stated(100), now).err().unwrap();
+        assert_eq!((refusal.kind, refusal.left), (Kind::Requests, 0));
+    }
+
+    #[test]
+    fn the_same_limits_keep_their_state_and_other_ones_begin_anew() {
+        let old = limiter(Some(1), None, None);
+        let kept = Limiter::new(Scope::Client, "finance", old.limits, Some(&old), &metrics());
+        assert!(Arc::ptr_eq(&old, &kept));
+        let other = Limits { requests_per_minute: Some(2), ..old.limits };
+        assert!(!Arc::ptr_eq(&old, &Limiter::new(Scope::Client, "finance", other, Some(&old), &metrics())));
+    }
+}
