@@ -22,6 +22,8 @@ mod process;
 mod restart;
 #[path = "router/resume.rs"]
 mod resume;
+#[path = "router/sticky.rs"]
+mod sticky;
 #[path = "router/streaming.rs"]
 mod streaming;
 

@@ -62,6 +62,9 @@ pub struct EscalationPathSpec {
     /// When a streamed answer begins to flow to the client.
     #[serde(default)]
     pub streaming: Streaming,
+    /// Whether a conversation that escalated starts at that step next time. None: every turn starts at the first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -374,6 +377,35 @@ pub enum StreamingMode {
     Hold,
     /// By their beginning.
     Commit,
+}
+
+/// How a conversation that escalated is known again. Each router remembers for itself, in memory, 100,000 conversations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("(self.by == 'Header') == has(self.header)").message("spec.sticky.header: must be set with by: Header, and only with it"))]
+#[serde(rename_all = "camelCase")]
+pub struct Sticky {
+    /// Prefix: by its messages, which begin with those of the turn before. Header: by the value of a header.
+    pub by: StickyBy,
+    /// Name of the header, such as x-conversation-id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), pattern(r"^[A-Za-z0-9-]+$"))]
+    pub header: Option<String>,
+    /// How long a conversation is remembered after a turn. Default: 30m.
+    #[serde(default = "default_ttl")]
+    pub ttl: Duration,
+}
+
+fn default_ttl() -> Duration {
+    Duration::from("30m")
+}
+
+/// What a conversation is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StickyBy {
+    /// Its messages.
+    Prefix,
+    /// A header.
+    Header,
 }
 
 /// What to answer when no answer passed.

@@ -48,6 +48,8 @@ pub struct Asked<'a> {
     pub peek: &'a Peek<'a>,
     /// Its id.
     pub id: &'a HeaderValue,
+    /// The step that it starts at: its conversation has outgrown those before.
+    pub start: usize,
 }
 
 /// An answer for the client.
@@ -68,6 +70,9 @@ struct Candidate<'s> {
     rank: (ModelClass, usize),
     served: Served<'s>,
 }
+
+/// Why a step is skipped that a conversation has outgrown.
+const OUTGROWN: &str = "Sticky";
 
 /// What one tier said.
 enum Said<'s> {
@@ -93,8 +98,15 @@ pub async fn walk<'s>(
     let mut unavailable = false;
     let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
-    'steps: for (step, stage) in path.steps.iter().zip(&route.stages) {
-        if !decide::enters(path, step, unavailable) {
+    let steps = path.steps.iter().zip(&route.stages);
+    for (_, stage) in steps.clone().take(asked.start) {
+        trace.0.extend(stage.legs.first().map(|leg| StepTrace::skipped(leg, OUTGROWN)));
+    }
+    // What was outgrown is better than nothing.
+    let rotated = steps.clone().skip(asked.start).chain(steps.take(asked.start));
+    'steps: for (index, (step, stage)) in rotated.enumerate() {
+        let outgrown = index + asked.start >= path.steps.len();
+        if !decide::enters(path, step, unavailable) || outgrown && (!unavailable || best.is_some()) {
             continue;
         }
         for leg in &stage.legs {
@@ -164,8 +176,9 @@ pub async fn walk<'s>(
 fn unsupported(trace: &Trace<'_>, needs: Needs) -> Option<Problem> {
     let (incapable, overflow) = (Skip::NotCapable(Capability::Chat).reason(), Skip::ContextOverflow.reason());
     let all = |reasons: &[&'static str]| {
-        !trace.0.is_empty()
-            && trace.0.iter().all(|step| matches!(step.ending, Ending::Skipped(reason) if reasons.contains(&reason)))
+        let mut tried = trace.0.iter().filter(|step| step.ending != Ending::Skipped(OUTGROWN)).peekable();
+        tried.peek().is_some()
+            && tried.all(|step| matches!(step.ending, Ending::Skipped(reason) if reasons.contains(&reason)))
     };
     let steps = trace.header();
     if all(&[overflow]) {

@@ -205,9 +205,13 @@ async fn chat<'s>(
     check_schema(route, &peek)?;
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
-    let asked = Asked { body: &body, peek: &peek, id };
+    let turn = shared.sticky.turn(route, client, &peek, &head.headers);
+    let asked = Asked { body: &body, peek: &peek, id, start: turn.map_or(0, |turn| turn.start) };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
+    if let Some(turn) = turn {
+        shared.sticky.answered(route, turn, &account.trace);
+    }
     let (reply, mut flow) = reply(served, &peek)?;
     if let Some(flow) = flow.as_mut().filter(|_| route.path.resume) {
         flow.body = Some(body.clone());

@@ -41,6 +41,7 @@ pub mod serve;
 pub mod server;
 pub mod snapshot;
 pub mod sse;
+pub mod sticky;
 pub mod trace;
 
 use std::cell::Cell;
@@ -54,6 +55,7 @@ use access_log::AccessLog;
 use endpoints::Endpoints;
 use metrics::Metrics;
 use snapshot::Snapshot;
+use sticky::Sticky;
 
 /// Default bound on a request's body, in bytes.
 pub const MAX_BODY_BYTES: usize = 32 << 20;
@@ -91,6 +93,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// What a client may take.
     pub limits: Limits,
+    /// Where conversations start.
+    pub sticky: Sticky,
     ids: AtomicU64,
     /// What ids of this router begin with.
     prefix: String,
@@ -111,6 +115,7 @@ impl Shared {
             metrics,
             access_log,
             limits,
+            sticky: Sticky::default(),
             ids: AtomicU64::new(0),
             prefix: format!("sf-{seed:016x}-"),
             seed,

@@ -115,6 +115,12 @@ impl<'s> StepTrace<'s> {
         self.cost + self.opinions.iter().map(|opinion| opinion.cost).sum()
     }
 
+    /// A leg that is not tried.
+    #[must_use]
+    pub fn skipped(leg: &'s Leg, reason: &'static str) -> Self {
+        Self { ending: Ending::Skipped(reason), ..Self::new(leg) }
+    }
+
     /// What the first gate that measures measured.
     #[must_use]
     pub fn score(&self) -> Option<f64> {

@@ -172,10 +172,31 @@ pub struct Path {
     /// Whether a committed stream that breaks is taken up where it ended.
     #[serde(default)]
     pub resume: bool,
+    /// How a conversation that escalated is known again, so that it starts there.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.
     pub on_exhausted: OnExhausted,
+}
+
+/// What a conversation is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Sticky {
+    /// Its messages.
+    Prefix {
+        /// How long it is remembered after a turn, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// A header.
+    Header {
+        /// Name, in lower case.
+        name: String,
+        /// How long it is remembered after a turn, in milliseconds.
+        ttl_ms: u64,
+    },
 }
 
 /// One step of a path.

@@ -100,10 +100,24 @@ pub(super) fn resolve(
         failover_on,
         commit_after_tokens: commit_after(&mut problems, &spec.streaming),
         resume: spec.streaming.mode == api::StreamingMode::Commit && spec.streaming.resume,
+        sticky: spec.sticky.as_ref().map(|sticky| compile_sticky(&mut problems, sticky)),
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
     problems.into_result(ACCEPTED, Valid { value, unresolved: waiting.into_invalid(RESOLVED_REFS) })
+}
+
+fn compile_sticky(problems: &mut Problems, sticky: &api::Sticky) -> table::Sticky {
+    let ttl_ms = positive(problems, "spec.sticky.ttl", &sticky.ttl);
+    match (sticky.by, &sticky.header) {
+        (api::StickyBy::Prefix, None) => table::Sticky::Prefix { ttl_ms },
+        (api::StickyBy::Header, Some(name)) => table::Sticky::Header { name: name.to_ascii_lowercase(), ttl_ms },
+        _ => {
+            let problem = "must be set with by: Header, and only with it";
+            problems.add(REASON_INVALID, "spec.sticky.header", problem);
+            table::Sticky::Prefix { ttl_ms }
+        }
+    }
 }
 
 fn commit_after(problems: &mut Problems, streaming: &api::Streaming) -> Option<u32> {
@@ -134,6 +148,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         failover_on,
         commit_after_tokens: None,
         resume: false,
+        sticky: None,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

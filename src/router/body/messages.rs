@@ -100,6 +100,22 @@ fn parts(content: &RawValue) -> Option<Vec<Object<Part<'_>>>> {
     content.get().starts_with('[').then(|| serde_json::from_str(content.get()).ok())?
 }
 
+/// The messages of a request that was read, and how many of them came before the last one of the assistant.
+pub(super) fn conversation(body: &str) -> (Vec<&[u8]>, Option<usize>) {
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        messages: Vec<&'a RawValue>,
+    }
+    let Ok(Body { messages }) = serde_json::from_str::<Body<'_>>(body) else { return (Vec::new(), None) };
+    let is_answer = |message: &&RawValue| {
+        let message = serde_json::from_str::<Object<Message<'_>>>(message.get());
+        message.is_ok_and(|Object(message)| message.role.is_some_and(|role| role.get() == r#""assistant""#))
+    };
+    let answered = messages.iter().rposition(is_answer);
+    (messages.into_iter().map(|message| message.get().as_bytes()).collect(), answered)
+}
+
 /// Reads the list. A fault of meaning goes to `fault`, since serde's errors can't name the field.
 pub(super) struct Seed<'f> {
     pub(super) fault: &'f mut Option<BodyError>,

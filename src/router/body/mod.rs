@@ -187,6 +187,12 @@ impl Peek<'_> {
         u64::try_from(bytes.div_ceil(4) + frames).unwrap_or(u64::MAX)
     }
 
+    /// The messages as they stand, and how many of them came before the last answer. Parsed anew at each call.
+    #[must_use]
+    pub fn conversation(&self) -> (Vec<&[u8]>, Option<usize>) {
+        messages::conversation(self.body)
+    }
+
     /// The tools on offer, and whether one must be called. Parsed anew at each call: call it only for a gate.
     #[must_use]
     pub fn tools_offered(&self) -> (Vec<Tool<'_>>, ToolChoice) {
