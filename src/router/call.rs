@@ -68,6 +68,8 @@ impl CallError {
 /// How an answer is to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Wants {
+    /// Whether a stream was asked for.
+    pub stream: bool,
     /// Tokens of content after which a stream may be judged.
     pub commit_after: Option<u32>,
     /// Whether a gate looks at the alternatives to a token.
@@ -89,15 +91,19 @@ pub async fn call(
     wants: Wants,
 ) -> Result<(Answer, Body), CallError> {
     let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
-    let (answer, body) = if is_stream(&response) {
+    let streams = is_stream(&response);
+    if streams && !wants.stream {
+        return Err(CallError::of(FailoverReason::ServerError, "a stream that nobody asked for"));
+    }
+    let (answer, body) = if streams {
         let mut live = Live::new(response.into_body(), connection, occupied);
         let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
-        if live.begin(enough).await? {
-            let answer = live.reader.prefix().map_err(broken)?;
+        if let Some(answer) = live.begin(enough).await? {
             return Ok((answer, Body::Live(Box::new(live))));
         }
-        let Live { events, reader, connection, .. } = live;
+        let Live { mut events, reader, connection, .. } = live;
         pool.put(endpoint, connection);
+        reader.unify(&mut events);
         (reader.finish(), Body::Stream(events))
     } else {
         let body = read(response.into_body()).await?;

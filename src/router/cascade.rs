@@ -114,6 +114,7 @@ pub async fn walk<'s>(
             let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
             let left = path.max_cost.map(|most| Money::from_nanos(most) - trace.cost());
             let wants = Wants {
+                stream: streams(&leg.upstream, asked.peek),
                 commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
                 // The chosen token is one of those that are listed.
                 alternatives: stage.logprobs > Some(1),
@@ -337,8 +338,13 @@ fn verdict<'s>(
     Said::Rejected((whole && judgement.returnable).then_some(Candidate { rank, served }))
 }
 
+/// Whether the tier is asked for a stream.
+fn streams(upstream: &Upstream, peek: &Peek<'_>) -> bool {
+    peek.stream && upstream.tier.capabilities.contains(&Capability::Streaming)
+}
+
 fn inject(upstream: &Upstream, stage: &Stage, peek: &Peek<'_>) -> Inject {
-    let stream = peek.stream && upstream.tier.capabilities.contains(&Capability::Streaming);
+    let stream = streams(upstream, peek);
     Inject { logprobs: stage.logprobs, stream: Some(stream), include_usage: stream }
 }
 

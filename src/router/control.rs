@@ -59,12 +59,11 @@ pub async fn follow(
     endpoints(&shared, &mut inputs);
     loop {
         tokio::select! {
-            changed = inputs.table.changed() => {
-                if changed.is_err() { return }
-                load(&shared, &mut inputs, state.as_deref(), &problems);
-            }
+            Ok(()) = inputs.table.changed() => load(&shared, &mut inputs, state.as_deref(), &problems),
             Ok(()) = inputs.secrets.changed() => load(&shared, &mut inputs, None, &problems),
             Ok(()) = inputs.addresses.changed() => endpoints(&shared, &mut inputs),
+            // One that has ended takes nothing from the others.
+            else => return,
         }
     }
 }

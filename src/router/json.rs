@@ -45,6 +45,27 @@ pub(crate) fn span(source: &str, part: &str) -> Range<usize> {
     }
 }
 
+/// A member of an object: what to cut to take it out, its comma with it, and its value. `None` if there is none.
+pub(crate) fn member<'a>(object: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
+    let (mut found, mut before) = (None, None);
+    Cursor::new(object, 0).members(|key, cursor| {
+        cursor.peek();
+        let value = cursor.at();
+        cursor.skip()?;
+        let end = cursor.at();
+        if key == name {
+            let quote = span(object, key).start.saturating_sub(1);
+            let mut after = cursor.clone();
+            // The last one has no comma of its own: it takes that of the one before it.
+            let cut = if after.take(b',') { quote..after.at() } else { before.unwrap_or(quote)..end };
+            found = object.get(cut).zip(object.get(value..end));
+        }
+        before = Some(end);
+        Some(())
+    })?;
+    found
+}
+
 /// A set of replacements in one text.
 pub(crate) struct Splice<'a> {
     source: &'a str,
@@ -106,6 +127,24 @@ mod tests {
         splice.insert_member(source, "\"p\":1");
         splice.insert_member(source, "\"q\":1");
         assert_eq!(splice.apply(), r#"{"p":1,"q":1, "a" : 7, "b":{"x":1}, "c": {"y":1,"d":2} }"#.as_bytes());
+    }
+
+    #[test]
+    fn a_member_is_cut_with_its_comma() {
+        for (object, wanted) in [
+            (r#"{"u":null}"#, "{}"),
+            (r#"{ "u" : null , "a":1}"#, r#"{  "a":1}"#),
+            (r#"{"a":"\"u\":null,","u":null}"#, r#"{"a":"\"u\":null,"}"#),
+            (r#"{"a":{"u":1}, "u":null ,"b":[]}"#, r#"{"a":{"u":1}, "b":[]}"#),
+        ] {
+            let (cut, value) = member(object, "u").expect("a member");
+            assert_eq!(value, "null");
+            let mut splice = Splice::new(object);
+            splice.replace(cut, "");
+            assert_eq!(splice.apply(), wanted.as_bytes(), "{object}");
+        }
+        assert_eq!(member(r#"{"a":{"u":1}}"#, "u"), None);
+        assert_eq!(member("[1", "u"), None);
     }
 
     #[test]

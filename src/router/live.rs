@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::answer::{Reader, Strip, Usage, strip_frames};
+use super::answer::{Answer, Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
 use super::continuation::Seam;
 use super::endpoints::{Endpoint, Occupied};
@@ -27,8 +27,8 @@ use super::pool::{Connection, Pool};
 use super::sse::{DONE, Parser, encode};
 use crate::api::escalation_path::FailoverReason;
 
-/// Longest silence of a committed stream.
-const IDLE: Duration = Duration::from_secs(30);
+/// Time for a body to end whose last event has come: its connection can be kept then.
+const END: Duration = Duration::from_millis(50);
 
 /// A stream that is being read.
 #[derive(Debug)]
@@ -40,6 +40,12 @@ pub struct Live {
     first: Option<Bytes>,
     /// Where it is joined to the stream that it continues.
     pub seam: Option<Seam>,
+    /// The event that ends the stream has come: what follows is none of it.
+    done: bool,
+    /// Tokens of content that a prefix has.
+    enough: usize,
+    /// What the first chunks with so many say.
+    prefix: Option<Answer>,
     /// What came and was not sent on, in order.
     pub events: Vec<Bytes>,
     /// What was read of it.
@@ -66,29 +72,49 @@ impl Live {
     /// A stream of which nothing was read.
     #[must_use]
     pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied) -> Self {
-        let parser = Parser::new(MOST);
-        let (events, reader) = (Vec::new(), Reader::default());
-        let (first, seam, since) = (None, None, Instant::now());
-        Self { incoming, parser, read: 0, first, seam, events, reader, connection, since, occupied }
+        Self {
+            incoming,
+            parser: Parser::new(MOST),
+            read: 0,
+            done: false,
+            enough: usize::MAX,
+            prefix: None,
+            first: None,
+            seam: None,
+            events: Vec::new(),
+            reader: Reader::default(),
+            connection,
+            since: Instant::now(),
+            occupied,
+        }
     }
 
-    /// Reads until there are so many tokens of content: true; or to the end: false.
+    /// Reads until there are so many tokens of content, and gives what the chunks up to there say: that does not depend on
+    /// how they were cut and came. `None`: the stream ended before, and was read to its end.
     ///
     /// # Errors
     /// The stream broke, is too large, or holds an error.
-    pub async fn begin(&mut self, tokens: usize) -> Result<bool, CallError> {
+    pub async fn begin(&mut self, tokens: usize) -> Result<Option<Answer>, CallError> {
+        self.enough = tokens;
         while self.more().await? {
-            if self.reader.content_tokens() >= tokens {
+            if let Some(prefix) = self.prefix.take() {
+                self.enough = usize::MAX;
                 self.since = Instant::now();
-                return Ok(true);
+                return Ok(Some(prefix));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Reads on; false at the end.
     async fn more(&mut self) -> Result<bool, CallError> {
         let error = |what| CallError::of(FailoverReason::ServerError, what);
+        if self.done {
+            let end = async { while let Some(Ok(_)) = self.incoming.frame().await {} };
+            // Ended or not: the stream has.
+            let _ = tokio::time::timeout(END, end).await;
+            return Ok(false);
+        }
         let Some(frame) = self.incoming.frame().await else { return Ok(false) };
         let frame = frame.map_err(|_| error("stream broke"))?;
         self.endpoint().heard();
@@ -99,12 +125,21 @@ impl Live {
         }
         let new = self.events.len();
         self.parser.push(data, &mut self.events).map_err(|_| error("event too large"))?;
-        for (index, event) in self.events.iter().enumerate().skip(new).filter(|(_, event)| event.as_ref() != DONE) {
+        let mut end = new;
+        while let Some(event) = self.events.get(end).filter(|event| event.as_ref() != DONE) {
             if let Err(error) = self.reader.chunk(event) {
                 // What came before it is sound.
-                self.events.truncate(index);
+                self.events.truncate(end);
                 return Err(broken(error));
             }
+            if self.prefix.is_none() && self.reader.content_tokens() >= self.enough {
+                self.prefix = Some(self.reader.prefix(self.enough).map_err(broken)?);
+            }
+            end += 1;
+        }
+        if end < self.events.len() {
+            self.done = true;
+            self.events.truncate(end);
         }
         if self.first.is_none() {
             self.first = self.events.first().cloned();
@@ -144,23 +179,26 @@ impl Live {
     }
 
     /// Sends on what is held and all that follows, until the end. An endpoint that answers its `health` path no more
-    /// while it is silent has broken off.
+    /// while it is silent has broken off. `idle` is the longest silence of either side: of the upstream, and of a client
+    /// that takes nothing.
     pub async fn pass_on(
         &mut self,
         strip: Strip,
         client: &mpsc::Sender<Bytes>,
         pool: &Pool,
         health: Option<&Uri>,
+        idle: Duration,
     ) -> End {
         let endpoint = self.endpoint().clone();
         let mut more = Ok(true);
         loop {
-            let mut frames = strip_frames(self.events.iter().filter(|event| event.as_ref() != DONE), strip);
+            self.reader.unify(&mut self.events);
+            let mut frames = strip_frames(&self.events, strip);
             self.events.clear();
             if let Some(seam) = &mut self.seam {
                 frames = seam.join(frames);
             }
-            if !frames.is_empty() && client.send(encode(&frames)).await.is_err() {
+            if !frames.is_empty() && client.send_timeout(encode(&frames), idle).await.is_err() {
                 return End::ClientGone;
             }
             match more {
@@ -176,7 +214,7 @@ impl Live {
                 biased;
                 more = self.more() => more.map_err(drop),
                 () = client.closed() => return End::ClientGone,
-                () = sleep(IDLE) => Err(()),
+                () = sleep(idle) => Err(()),
                 () = silence(pool, &endpoint, health) => Err(()),
             };
         }

@@ -69,6 +69,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Longest time to receive its body.
     pub body_timeout: Duration,
+    /// Longest silence of a stream that is passed on, and longest time for which a client takes nothing of it.
+    pub idle_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -77,6 +79,7 @@ impl Default for Limits {
             max_body_bytes: MAX_BODY_BYTES,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }

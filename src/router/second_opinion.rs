@@ -18,7 +18,7 @@ use super::trace::{Opinion, StepTrace};
 use crate::api::escalation_path::FailoverReason;
 
 /// How the answers to what gates ask are read.
-const WANTS: Wants = Wants { commit_after: None, alternatives: false };
+const WANTS: Wants = Wants { stream: false, commit_after: None, alternatives: false };
 
 /// Judges an answer by the gates of a step that ask somebody.
 pub(super) async fn judge<'s>(

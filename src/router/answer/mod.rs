@@ -14,6 +14,7 @@
 
 mod calls;
 mod frames;
+mod identity;
 mod lean;
 mod read;
 mod strip;
@@ -27,7 +28,7 @@ use crate::api::escalation_path::FinishReason;
 
 pub use frames::frames_from_completion;
 pub use read::Reader;
-pub use strip::{Strip, strip_completion, strip_frames};
+pub use strip::{EDITS, Edit, Strip, strip_completion, strip_frames};
 
 /// A 200 that is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

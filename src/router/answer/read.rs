@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::calls;
+use super::identity::{Identity, Said};
 use super::lean::lean;
 use super::tokens::Builder;
 use super::{Answer, AnswerError, Choice, Usage};
@@ -18,6 +20,12 @@ use crate::router::json::Object;
 struct Body<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    created: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
     #[serde(borrow, default)]
     choices: Option<Vec<Object<ChoiceIn<'a>>>>,
     #[serde(borrow, default)]
@@ -118,6 +126,8 @@ pub struct Reader {
     logprobs: Vec<Range<usize>>,
     /// Nobody asks for the alternatives to a token: they are most of a list.
     no_alternatives: bool,
+    /// Of a stream: what its chunks say that they are part of.
+    identity: Option<Identity>,
 }
 
 /// A choice in the making.
@@ -153,7 +163,15 @@ impl Reader {
     /// # Errors
     /// It is an error object, or no chunk.
     pub fn chunk(&mut self, payload: &[u8]) -> Result<(), AnswerError> {
+        self.identity.get_or_insert_default();
         self.add(super::text(payload)?).map(|_| ())
+    }
+
+    /// Gives events of the stream that was read one `id`, `created` and `model`, where they have several.
+    pub fn unify(&self, events: &mut [Bytes]) {
+        if let Some(identity) = &self.identity {
+            identity.unify(events);
+        }
     }
 
     /// Tokens of the first choice's content so far; reasoning is none.
@@ -182,16 +200,21 @@ impl Reader {
         !self.parts.is_empty() && self.parts.iter().all(|part| part.seen && part.ended)
     }
 
-    /// What there is, as if it ended here.
+    /// What there is, as if it ended here, with no more than so many log probabilities: a score of the beginning must
+    /// not depend on how many tokens came with the last one.
     ///
     /// # Errors
     /// There is nothing yet.
-    pub fn prefix(&self) -> Result<Answer, AnswerError> {
+    pub fn prefix(&self, tokens: usize) -> Result<Answer, AnswerError> {
         let mut reader = self.clone();
         for part in &mut reader.parts {
             part.ended = true;
         }
-        reader.finish()
+        let mut answer = reader.finish()?;
+        for list in answer.choices.iter_mut().filter_map(|choice| choice.tokens.as_mut()) {
+            list.list.truncate(tokens);
+        }
+        Ok(answer)
     }
 
     /// Adds a body; false if one of its choices has no message.
@@ -208,6 +231,10 @@ impl Reader {
             return Err(AnswerError::UpstreamError);
         }
         let Some(choices) = body.choices else { return Err(AnswerError::Malformed("no choices")) };
+        if let Some(identity) = &mut self.identity {
+            let said = Said { id: body.id, created: body.created, model: body.model };
+            identity.see(said, !choices.is_empty());
+        }
         if let Some(raw) = body.usage {
             self.usage = usage(raw).or(self.usage);
         }

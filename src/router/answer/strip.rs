@@ -1,10 +1,5 @@
-//! Takes out of a reply what the router had injected into the request.
-//!
-//! | injected | taken out |
-//! | --- | --- |
-//! | `logprobs` | `choices[].logprobs` becomes null, as in a reply to a request that did not ask |
-//! | a larger `top_logprobs` | each `top_logprobs` is cut to the client's length |
-//! | `stream_options.include_usage` | chunks with usage and an empty `choices`, which break clients that index `[0]` |
+//! Takes out of a reply what the router had injected into the request. [`EDITS`] is the whole of it: what is injected
+//! nowhere is taken out nowhere.
 
 use std::ops::Range;
 
@@ -14,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::super::body::{Inject, Peek};
-use super::super::json::Splice;
+use super::super::json::{Splice, member};
 use super::lean::lean;
 
 /// What to take out.
@@ -28,17 +23,47 @@ pub struct Strip {
     pub usage_chunk: bool,
 }
 
+/// A field that a request may be sent on with although the client did not write it, and what that brings into the reply.
+pub struct Edit {
+    /// Field of the request.
+    pub injected: &'static str,
+    /// What is taken out of the reply, of every frame of a stream.
+    pub taken_out: &'static str,
+    /// Notes what to take out of the reply to a client's request that was sent on with an injection.
+    owes: fn(&mut Strip, &Peek<'_>, Inject),
+}
+
+/// All edits. A stream that is not asked for because the tier has none is no such field: the client gets one, made of the
+/// completion by [`frames_from_completion`](super::frames_from_completion).
+pub const EDITS: [Edit; 3] = [
+    Edit {
+        injected: "logprobs",
+        taken_out: "choices[].logprobs: null, as in a reply to a request that did not ask",
+        owes: |strip, client, inject| strip.logprobs = inject.logprobs.is_some() && !client.logprobs,
+    },
+    Edit {
+        injected: "top_logprobs",
+        taken_out: "choices[].logprobs.content[].top_logprobs[]: what is more than the client asked for",
+        owes: |strip, client, inject| {
+            let asked = client.top_logprobs.unwrap_or(0);
+            let more = inject.logprobs.is_some_and(|top| top.max(1) > asked);
+            strip.top_logprobs = (client.logprobs && more).then_some(asked);
+        },
+    },
+    Edit {
+        injected: "stream_options.include_usage",
+        taken_out: "the chunk with usage and no choices, which breaks clients that index [0]; usage: null of all others",
+        owes: |strip, client, inject| strip.usage_chunk = inject.include_usage && !client.include_usage,
+    },
+];
+
 impl Strip {
     /// What an injection obliges to.
     #[must_use]
     pub fn of(client: &Peek<'_>, inject: Inject) -> Self {
-        let asked = client.top_logprobs.unwrap_or(0);
-        let more = inject.logprobs.is_some_and(|top| top.max(1) > asked);
-        Self {
-            logprobs: inject.logprobs.is_some() && !client.logprobs,
-            top_logprobs: (client.logprobs && more).then_some(asked),
-            usage_chunk: inject.include_usage && !client.include_usage,
-        }
+        let mut strip = Self::default();
+        EDITS.iter().for_each(|edit| (edit.owes)(&mut strip, client, inject));
+        strip
     }
 
     const fn edits(self) -> bool {
@@ -104,13 +129,35 @@ pub fn strip_frames<'a>(payloads: impl IntoIterator<Item = &'a Bytes>, strip: St
         return payloads.cloned().collect();
     }
     let stripped = payloads.filter_map(|payload| {
-        if let Some((bare, usage_only)) = bare(payload, strip) {
-            return (!(strip.usage_chunk && usage_only)).then_some(bare);
+        let (stripped, usage_only) = match bare(payload, strip) {
+            Some(bare) => bare,
+            None => {
+                let Some((text, parsed)) = read(payload) else { return Some(payload.clone()) };
+                (edited(payload, text, &parsed, strip), parsed.usage_only())
+            }
+        };
+        match strip.usage_chunk {
+            true if usage_only => None,
+            true => Some(without_null_usage(stripped)),
+            false => Some(stripped),
         }
-        let Some((text, parsed)) = read(payload) else { return Some(payload.clone()) };
-        (!(strip.usage_chunk && parsed.usage_only())).then(|| edited(payload, text, &parsed, strip))
     });
     stripped.collect()
+}
+
+/// With the usage chunk asked for, every other chunk says that it has none.
+fn without_null_usage(payload: Bytes) -> Bytes {
+    if memchr::memmem::find(&payload, b"\"usage\"").is_none() {
+        return payload;
+    }
+    let Some((text, (cut, "null"))) =
+        str::from_utf8(&payload).ok().and_then(|text| Some((text, member(text, "usage")?)))
+    else {
+        return payload;
+    };
+    let mut splice = Splice::new(text);
+    splice.replace(cut, "");
+    splice.apply()
 }
 
 /// The payload without any log probabilities, and whether it is a usage chunk: without reading what is thrown away.

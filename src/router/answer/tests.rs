@@ -255,6 +255,29 @@ fn a_stream_is_stripped_frame_by_frame() {
 }
 
 #[test]
+fn chunks_do_not_say_that_they_have_no_usage_unless_the_client_asked() {
+    let with = |mut chunk: Value, usage: Value| {
+        chunk["usage"] = usage;
+        bytes(&chunk)
+    };
+    let said = json!({"choices": [{"index": 0, "delta": {"content": "\"usage\":null"}, "finish_reason": null}]});
+    let counted = json!({"prompt_tokens": 1, "completion_tokens": 2});
+    let stream = [with(said.clone(), Value::Null), with(said.clone(), counted.clone())];
+    // What an engine says in a chunk with a choice it says to everybody.
+    let wanted = [bytes(&said), stream[1].clone()];
+    let usage = Strip { usage_chunk: true, ..Strip::default() };
+    assert_eq!(strip_frames(&stream, usage), wanted);
+    assert_eq!(strip_frames(&stream, Strip { logprobs: true, ..usage }), wanted);
+    assert_eq!(strip_frames(&stream, Strip { logprobs: true, ..Strip::default() }), stream);
+    let mut with_logprobs = said.clone();
+    with_logprobs["choices"][0]["logprobs"] = json!({"content": [token("a", -1.0, &[])]});
+    let stream = [with(with_logprobs, Value::Null)];
+    let mut bare = said;
+    bare["choices"][0]["logprobs"] = Value::Null;
+    assert_eq!(strip_frames(&stream, Strip { logprobs: true, ..usage }), [bytes(&bare)]);
+}
+
+#[test]
 fn frames_of_a_completion_say_the_same() {
     let mut body = completion();
     body["choices"][0]["message"]["tool_calls"] =

@@ -42,7 +42,8 @@ pub(super) async fn to_the_end(exchange: &Exchange<'_>, flow: Flow, trace: &mut 
     let Some(upstream) = trace.0.last().map(|step| step.leg.upstream.clone()) else { return End::Broken };
     let mut times = 0;
     loop {
-        let end = live.pass_on(strip, &client, exchange.pool, upstream.health.as_ref()).await;
+        let idle = exchange.shared.limits.idle_timeout;
+        let end = live.pass_on(strip, &client, exchange.pool, upstream.health.as_ref(), idle).await;
         settle(trace, &live, &upstream, end, exchange);
         if end != End::Broken {
             live.release(exchange.pool, end);
