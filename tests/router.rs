@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
 #[path = "router/balance.rs"]
 mod balance;
+#[path = "router/client_faults.rs"]
+mod client_faults;
 #[path = "router/explain.rs"]
 mod explain;
 #[path = "router/fake_upstream.rs"]
@@ -26,6 +28,12 @@ mod resume;
 mod sticky;
 #[path = "router/streaming.rs"]
 mod streaming;
+#[path = "router/tls.rs"]
+mod tls;
+#[path = "router/upstream_faults.rs"]
+mod upstream_faults;
+#[path = "router/wire.rs"]
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

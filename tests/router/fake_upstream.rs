@@ -107,7 +107,8 @@ async fn serve(
                 http("200 OK", "application/json", "", &completion(text, -0.01, &body))
             }
             Behaviour::Stream(text, logprob) => {
-                http("200 OK", "text/event-stream", "", &stream_of(text, logprob, &body))
+                let kind = if body.contains("\"stream\":true") { "text/event-stream" } else { "application/json" };
+                http("200 OK", kind, "", &stream_of(text, logprob, &body))
             }
             Behaviour::Flow { tokens, logprob, pause, cut } => {
                 if flow(&mut stream, tokens, logprob, pause, cut, &body).await.is_none() {
@@ -226,7 +227,7 @@ async fn counts(stream: &mut TcpStream, texts: impl Iterator<Item = String>, pau
     send("0\r\n\r\n".into()).await
 }
 
-async fn request(stream: &mut TcpStream) -> Option<String> {
+pub async fn request(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 65536];
     loop {
@@ -249,7 +250,7 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-fn http(status: &str, kind: &str, more: &str, body: &str) -> String {
+pub fn http(status: &str, kind: &str, more: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n{more}content-length: {}\r\n\r\n{body}", body.len())
 }
 
@@ -258,7 +259,7 @@ fn logprobs(text: &str, logprob: f64) -> serde_json::Value {
     serde_json::json!({"content": [{"token": text, "logprob": logprob, "bytes": bytes, "top_logprobs": []}]})
 }
 
-fn completion(text: &str, logprob: f64, request: &str) -> String {
+pub fn completion(text: &str, logprob: f64, request: &str) -> String {
     let mut choice = serde_json::json!({
         "index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"
     });
@@ -272,7 +273,7 @@ fn completion(text: &str, logprob: f64, request: &str) -> String {
     .to_string()
 }
 
-fn stream_of(text: &str, logprob: f64, request: &str) -> String {
+pub fn stream_of(text: &str, logprob: f64, request: &str) -> String {
     if !request.contains("\"stream\":true") {
         return completion(text, logprob, request);
     }

@@ -60,7 +60,7 @@ async fn ask(
     endpoint: &Arc<Endpoint>,
     body: &Value,
 ) -> Result<String, CallError> {
-    let wants = Wants { stream: false, commit_after: None, alternatives: false };
+    let wants = Wants { stream: true, commit_after: None, alternatives: false };
     let body = Bytes::from(body.to_string());
     let (answer, _) = call(exchange.pool, upstream, endpoint, &body, exchange.id, wants).await?;
     Ok(answer.choices.into_iter().next().map(|choice| choice.content).unwrap_or_default())
