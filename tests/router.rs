@@ -4,6 +4,10 @@
 mod balance;
 #[path = "router/client_faults.rs"]
 mod client_faults;
+#[path = "router/commit_bar.rs"]
+mod commit_bar;
+#[path = "router/control_faults.rs"]
+mod control_faults;
 #[path = "router/explain.rs"]
 mod explain;
 #[path = "router/fake_upstream.rs"]
