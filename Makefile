@@ -55,6 +55,27 @@ bench-deps: ## Install what the benchmark needs beside the rest: nginx and wrk, 
 bench: build ## Measure the router beside nginx, about two minutes on an idle machine: target/bench/gateway.json
 	benches/gateway/run.py --smallfirst target/release/smallfirst
 
+FAULTS := benches/faults
+
+.PHONY: faults
+faults: failover swaps streams soak ## Run all four of the next on an idle machine, about a quarter of an hour: target/bench/*.json
+
+.PHONY: failover
+failover: build ## Break a replica, then a whole tier, under load: no client may notice
+	$(FAULTS)/failover.py --smallfirst target/release/smallfirst
+
+.PHONY: swaps
+swaps: build ## Swap the table a thousand times under load
+	$(FAULTS)/swaps.py --smallfirst target/release/smallfirst
+
+.PHONY: streams
+streams: build ## Check every event of 2,000 streams at once
+	$(FAULTS)/streams.py --smallfirst target/release/smallfirst
+
+.PHONY: soak
+soak: build ## Ten minutes of faults and clients that leave: memory and descriptors stay
+	$(FAULTS)/soak.py --smallfirst target/release/smallfirst
+
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds

@@ -1,8 +1,9 @@
 //! `smallfirst local`: the same manifests without a cluster. Compiles them as the operator would and serves in this
 //! process; files are looked at every second, and a change that does not compile leaves the last good table.
 //!
-//! A pool or Service needs a cluster, so each such tier is pointed to a URL with `--endpoint TIER=URL`. Keys come from
-//! Secrets among the manifests or from `--secret NAME/KEY=VALUE`.
+//! A pool or Service needs a cluster, so each such tier is pointed to a URL with `--endpoint TIER=URL`. Several URLs for
+//! one tier are its replicas: the router sees them as it sees pods. Keys come from Secrets among the manifests or from
+//! `--secret NAME/KEY=VALUE`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 
 use super::data_plane;
 use crate::operator::plan::table;
-use crate::router::control::{Inputs, no_services};
+use crate::router::control::Inputs;
+use crate::router::endpoints::Addresses;
 use crate::router::run::Config;
 use crate::routing::source::manifests;
 use crate::routing::source::secrets::Secrets;
@@ -41,7 +43,8 @@ pub struct Args {
     /// Address of the admin port: /healthz, /readyz, /metrics, /table, /explain. Default: none.
     #[arg(long)]
     admin: Option<SocketAddr>,
-    /// Where a tier is: TIER=URL, such as compact=http://127.0.0.1:8000/v1. May be repeated.
+    /// Where a tier is: TIER=URL, such as compact=http://127.0.0.1:8000/v1. May be repeated; several of one tier are its
+    /// replicas, each http://IP:PORT/v1.
     #[arg(long = "endpoint", value_name = "TIER=URL", value_parser = endpoint)]
     endpoints: Vec<(String, String)>,
     /// A key of a Secret: NAME/KEY=VALUE. May be repeated; wins over Secrets among the manifests.
@@ -74,37 +77,34 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let (listen, admin) = (args.listen, args.admin);
-    let (first, keys) = load(&args)?;
-    let (tables, table) = watch::channel(Some(Arc::<str>::from(first)));
-    let (keys, secrets) = watch::channel(keys);
-    tokio::spawn(follow(args, tables, keys));
+    let Loaded { table, secrets, addresses } = load(&args)?;
+    let (tables, table) = watch::channel(Some(Arc::<str>::from(table)));
+    let (keys, secrets) = watch::channel(secrets);
+    let (replicas, addresses) = watch::channel(addresses);
+    tokio::spawn(follow(args, tables, keys, replicas));
     let config = Config { admin, ..Config::new(listen) };
-    let running = data_plane::start(config, Inputs { table, secrets, addresses: no_services() }).await?;
+    let running = data_plane::start(config, Inputs { table, secrets, addresses }).await?;
     shutdown::requested().await?;
     running.stop().await;
     Ok(())
 }
 
-async fn follow(args: Args, tables: watch::Sender<Option<Arc<str>>>, keys: watch::Sender<Secrets>) {
+async fn follow(
+    args: Args,
+    tables: watch::Sender<Option<Arc<str>>>,
+    keys: watch::Sender<Secrets>,
+    replicas: watch::Sender<Addresses>,
+) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut complaint = String::new();
     while !tables.is_closed() {
         tick.tick().await;
         match load(&args) {
-            Ok((table, secrets)) => {
+            Ok(Loaded { table, secrets, addresses }) => {
                 complaint.clear();
-                keys.send_if_modified(|known| {
-                    *known != secrets && {
-                        *known = secrets;
-                        true
-                    }
-                });
-                tables.send_if_modified(|known| {
-                    known.as_deref() != Some(&table) && {
-                        *known = Some(Arc::from(table));
-                        true
-                    }
-                });
+                changed(&replicas, addresses);
+                changed(&keys, secrets);
+                changed(&tables, Some(Arc::from(table)));
             }
             Err(error) => {
                 let text = format!("{error:#}");
@@ -117,8 +117,23 @@ async fn follow(args: Args, tables: watch::Sender<Option<Arc<str>>>, keys: watch
     }
 }
 
-/// The table and the keys that the manifests and flags give.
-fn load(args: &Args) -> anyhow::Result<(String, Secrets)> {
+fn changed<T: PartialEq>(sender: &watch::Sender<T>, new: T) {
+    sender.send_if_modified(|known| {
+        let changed = *known != new;
+        *known = new;
+        changed
+    });
+}
+
+/// What the manifests and flags give.
+struct Loaded {
+    table: String,
+    secrets: Secrets,
+    /// Replicas of tiers that have several.
+    addresses: Addresses,
+}
+
+fn load(args: &Args) -> anyhow::Result<Loaded> {
     let observed = manifests::read(&args.paths)?;
     let policy = match &args.policy {
         Some(name) => name.clone(),
@@ -138,27 +153,48 @@ fn load(args: &Args) -> anyhow::Result<(String, Secrets)> {
     let mut table = compiled.value;
     // One process holds the whole of every limit.
     table.routers = 1;
+    let mut addresses = Addresses::new();
+    let mut urls: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, url) in &args.endpoints {
+        urls.entry(name).or_default().push(url);
+    }
+    for (name, urls) in urls {
         let Some(tier) = table.tiers.get_mut(name) else {
             let known: Vec<&str> = table.tiers.keys().map(String::as_str).collect();
             anyhow::bail!("--endpoint {name}: no such tier; the policy uses {}", known.join(", "));
         };
-        let credential = match &tier.backend {
-            Backend::Url { credential, .. } => credential.clone(),
-            Backend::Service { .. } => None,
-        };
-        tier.backend = Backend::Url { base_url: url.clone(), credential };
+        match (&mut tier.backend, &urls[..]) {
+            (Backend::Url { base_url, .. }, [url]) => (*url).clone_into(base_url),
+            (backend, [url]) => *backend = Backend::Url { base_url: (*url).to_owned(), credential: None },
+            (Backend::Service { name: service, port_name, .. }, _) => {
+                let replicas = urls.iter().map(|url| replica(url)).collect::<Result<Vec<_>, _>>();
+                let replicas = replicas.map_err(|problem| anyhow::anyhow!("--endpoint {name}={problem}"))?;
+                let port = (table.namespace.clone(), service.clone(), port_name.clone().unwrap_or_default());
+                addresses.insert(port, replicas);
+            }
+            (Backend::Url { .. }, _) => anyhow::bail!("--endpoint {name}: a provider has one URL"),
+        }
     }
     let missing: Vec<String> = table
         .tiers
         .iter()
-        .filter(|(_, tier)| matches!(tier.backend, Backend::Service { .. }))
+        .filter(|(name, tier)| {
+            matches!(tier.backend, Backend::Service { .. })
+                && !args.endpoints.iter().any(|(pointed, _)| pointed == *name)
+        })
         .map(|(name, _)| format!("tier {name} is served in a cluster: say where it is with --endpoint {name}=URL"))
         .collect();
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
     let mut keys = secrets_of(&args.paths)?;
     keys.extend(args.secrets.iter().cloned());
-    Ok((table.to_json(), keys.into_iter().collect()))
+    Ok(Loaded { table: table.to_json(), secrets: keys.into_iter().collect(), addresses })
+}
+
+/// The address of one of several replicas. As a pod's, it is an address and its paths start at `/v1`.
+fn replica(url: &str) -> Result<SocketAddr, String> {
+    let address =
+        url.strip_prefix("http://").and_then(|rest| rest.trim_end_matches('/').strip_suffix("/v1")?.parse().ok());
+    address.ok_or_else(|| format!("{url}: one of several replicas must be http://IP:PORT/v1"))
 }
 
 /// Keys of the Secrets among the manifests.
@@ -216,7 +252,7 @@ metadata: {name: client-keys, namespace: ai}
 stringData: {finance: from-manifest}
 "#;
 
-    fn loaded(flags: &[&str]) -> Result<(String, Secrets), String> {
+    fn loaded(flags: &[&str]) -> Result<Loaded, String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("all.yaml"), MANIFESTS).unwrap();
         let path = folder.path().to_str().unwrap();
@@ -226,16 +262,30 @@ stringData: {finance: from-manifest}
 
     #[test]
     fn a_pool_needs_an_endpoint_and_flags_win_over_manifests() {
-        let missing = loaded(&[]).unwrap_err();
+        let missing = loaded(&[]).err().unwrap();
         assert!(missing.contains("--endpoint compact=URL"), "{missing}");
-        let unknown = loaded(&["--endpoint", "compcat=http://127.0.0.1:1/v1"]).unwrap_err();
+        let unknown = loaded(&["--endpoint", "compcat=http://127.0.0.1:1/v1"]).err().unwrap();
         assert!(unknown.contains("no such tier") && unknown.contains("compact"), "{unknown}");
         let at = crate::api::types::SecretKeyRef { name: "client-keys".into(), key: "finance".into() };
         let flags = ["--endpoint", "compact=http://127.0.0.1:1/v1"];
-        let (table, secrets) = loaded(&flags).unwrap();
-        assert!(table.contains("http://127.0.0.1:1/v1"));
+        let Loaded { table, secrets, addresses } = loaded(&flags).unwrap();
+        assert!(table.contains("http://127.0.0.1:1/v1") && addresses.is_empty());
         assert_eq!(secrets.get(&at).unwrap(), "from-manifest");
-        let (_, secrets) = loaded(&[&flags[..], &["--secret", "client-keys/finance=flag"]].concat()).unwrap();
+        let Loaded { secrets, .. } = loaded(&[&flags[..], &["--secret", "client-keys/finance=flag"]].concat()).unwrap();
         assert_eq!(secrets.get(&at).unwrap(), "flag");
+    }
+
+    #[test]
+    fn several_endpoints_of_a_tier_are_its_replicas() {
+        let two = |second| loaded(&["--endpoint", "compact=http://127.0.0.1:1/v1", "--endpoint", second]);
+        let Loaded { table, addresses, .. } = two("compact=http://[::1]:2/v1/").unwrap();
+        // As in a cluster: with the path that the engine answers while it lives.
+        assert!(table.contains(r#""health":"/health""#), "{table}");
+        let port = ("ai".to_owned(), "compact-pool".to_owned(), "http".to_owned());
+        assert_eq!(addresses[&port], ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+        for wrong in ["compact=http://model:2/v1", "compact=https://127.0.0.1:2/v1", "compact=http://127.0.0.1:2"] {
+            let error = two(wrong).err().unwrap();
+            assert!(error.contains("http://IP:PORT/v1") && error.contains(wrong), "{error}");
+        }
     }
 }

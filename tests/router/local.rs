@@ -72,3 +72,20 @@ async fn wrong_manifests_end_it_and_are_named_by_their_field() {
         assert!(error.starts_with("error: ") && error.contains(field), "{error} should name {field}");
     }
 }
+
+#[tokio::test]
+async fn several_endpoints_of_a_pool_are_its_replicas() {
+    let frozen = FakeUpstream::start(Behaviour::Frozen).await;
+    let well = FakeUpstream::start(Behaviour::Answer(r#"{"intent": "refund"}"#, -0.01)).await;
+    let frontier = FakeUpstream::start(Behaviour::Answer(r#"{"intent": "complaint"}"#, -0.01)).await;
+    let mut command = local(SAMPLE, frozen.port, frontier.port);
+    command.args(["--endpoint", &format!("compact=http://127.0.0.1:{}/v1", well.port)]);
+    let process = Process::serving(command).await;
+    for _ in 0..8 {
+        // What the frozen one was asked, the other answers.
+        let reply = post(process.address, "k-finance", &asked("intent")).await;
+        assert_eq!(reply.header("x-smallfirst-steps"), "compact:accepted", "{}", reply.body);
+    }
+    assert!(frozen.count() >= 1 && well.count() == 8 && frontier.count() == 0);
+    process.stop().await;
+}
