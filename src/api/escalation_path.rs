@@ -94,7 +94,7 @@ pub struct Step {
     /// Longest time for one attempt of this step. Default: 60s.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
-    /// Endpoints that are tried in this step before the next one. Default: 2.
+    /// Endpoints that are tried in this step before the next one, within the retry budget of the tier: a tenth of its requests over ten seconds, and ten a second besides. Default: 2.
     #[serde(default = "default_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: i32,

@@ -67,7 +67,8 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
     } else {
         CallError::blameless(FailoverReason::Degraded, "every endpoint's circuit is open")
     };
-    for _ in 0..step.attempts.max(1) {
+    let mut replay = false;
+    for attempt in 0..step.attempts.max(1) {
         let now = Instant::now();
         // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
         let chosen = if let [only] = endpoints {
@@ -76,6 +77,12 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
             choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
         };
         let Some(endpoint) = chosen else { break };
+        if attempt == 0 {
+            upstream.retries.budget.request(now);
+        } else if !replay && !upstream.retries.again(now) {
+            endpoint.circuit().release();
+            break;
+        }
         let begin = tokio::time::Instant::now();
         let limit = (begin + Duration::from_millis(step.timeout_ms)).min(deadline);
         // What earlier steps left of the deadline may be too little for anybody.
@@ -92,6 +99,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
                     endpoint.circuit().open(Instant::now() + SET_ASIDE);
                     last = CallError::of(FailoverReason::ServerError, "frozen");
                     tried.push(endpoint);
+                    replay = true;
                     continue;
                 }
             },
@@ -112,6 +120,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
                 let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
                 last = error;
                 tried.push(endpoint);
+                replay = false;
                 if !again || tokio::time::Instant::now() >= deadline {
                     break;
                 }

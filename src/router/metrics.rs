@@ -1,5 +1,6 @@
 //! What routers count. Labels come from the table, never from what a client or an upstream sent.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::admission::limiter::Kind;
+use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
 use super::trace::{Ending, StepTrace, Trace};
 
@@ -51,6 +53,15 @@ pub struct TokenLabels {
     pub tier: String,
     /// `input` or `output`.
     pub direction: &'static str,
+}
+
+/// Labels of second attempts at a tier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RetryLabels {
+    /// The tier.
+    pub tier: String,
+    /// `made`, or `over_budget` when there was none because the retry budget was spent.
+    pub result: &'static str,
 }
 
 /// Label of a table reload.
@@ -118,6 +129,7 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
     admissions: Family<AdmissionLabels, Counter>,
+    retries: Family<RetryLabels, Counter>,
     /// Tables that were loaded or refused.
     pub reloads: Family<ReloadLabels, Counter>,
     /// Requests being worked on.
@@ -141,6 +153,7 @@ impl Metrics {
             tokens: Family::default(),
             cost: Family::default(),
             admissions: Family::default(),
+            retries: Family::default(),
             reloads: Family::default(),
             in_flight: Gauge::default(),
             missing_secrets: Gauge::default(),
@@ -152,6 +165,7 @@ impl Metrics {
         registry.register("tokens", "Tokens as the tiers counted them", metrics.tokens.clone());
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
         registry.register("admissions", "Decisions of limits of clients and workloads", metrics.admissions.clone());
+        registry.register("retries", "Second attempts at a tier, by result", metrics.retries.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
         registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
         registry.register(
@@ -172,6 +186,13 @@ impl Metrics {
             duration: self.duration.get_or_create_owned(&labels),
             cost: self.cost.get_or_create_owned(&labels),
         }
+    }
+
+    /// A tier's retry budget with its counters.
+    #[must_use]
+    pub fn retries(&self, tier: &str, budget: Arc<RetryBudget>) -> Retries {
+        let counter = |result| self.retries.get_or_create_owned(&RetryLabels { tier: tier.to_owned(), result });
+        Retries { budget, made: counter("made"), over_budget: counter("over_budget") }
     }
 
     /// Counters of one tier of one step with these gates.

@@ -33,6 +33,7 @@ pub mod pool;
 pub mod receive;
 mod reply;
 mod resume;
+pub mod retry_budget;
 pub mod route;
 pub mod run;
 mod second_opinion;

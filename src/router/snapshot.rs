@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
@@ -15,6 +16,7 @@ use super::admission::part;
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
+use super::retry_budget::{Retries, RetryBudget};
 use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use crate::api::types::SecretKeyRef;
@@ -69,6 +71,8 @@ pub struct Upstream {
     pub circuit: Arc<Mutex<Circuit>>,
     /// Whether its engine was seen to continue an answer; unset until that is asked.
     pub continues: Arc<OnceLock<bool>>,
+    /// How often a request may be tried again.
+    pub retries: Retries,
     place: Place,
 }
 
@@ -113,7 +117,7 @@ impl Snapshot {
         }
         let table: RoutingTable = serde_json::from_str(json)?;
         let mut problems = Vec::new();
-        let tiers = compile_tiers(&table, secrets, before, &mut problems)?;
+        let tiers = compile_tiers(&table, secrets, metrics, before, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
         let routes = Routes::compile(&table, &tiers, metrics, before.map(|before| &before.routes))?;
         let limiters = compile_limiters(&table, metrics, before);
@@ -143,6 +147,7 @@ impl Snapshot {
 fn compile_tiers(
     table: &RoutingTable,
     secrets: &Secrets,
+    metrics: &Metrics,
     before: Option<&Snapshot>,
     problems: &mut Vec<SecretProblem>,
 ) -> Result<BTreeMap<String, Arc<Upstream>>, Refused> {
@@ -178,8 +183,12 @@ fn compile_tiers(
         let circuit = old.map_or_else(Arc::default, |o| o.circuit.clone());
         let same_model = old.filter(|old| old.tier.model == tier.model);
         let continues = same_model.map_or_else(Arc::default, |o| o.continues.clone());
+        let budget = old.map(|o| o.retries.budget.clone());
+        let budget = budget.unwrap_or_else(|| Arc::new(RetryBudget::new(Instant::now())));
+        let retries = metrics.retries(name, budget);
         let (name, tier) = (name.clone(), tier.clone());
-        let upstream = Upstream { name: name.clone(), tier, chat, health, authorization, circuit, continues, place };
+        let upstream =
+            Upstream { name: name.clone(), tier, chat, health, authorization, circuit, continues, retries, place };
         tiers.insert(name, Arc::new(upstream));
     }
     Ok(tiers)

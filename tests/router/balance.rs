@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::fake_upstream::{Behaviour, FakeUpstream};
-use super::harness::{Harness, body, post, table};
+use super::harness::{Harness, body, get, post, table};
 use super::{LARGE, SURE};
 
 /// The table of the harness with `small` behind a Service.
@@ -75,6 +75,25 @@ async fn a_dead_endpoint_costs_no_request() {
     }
     // Its circuit opens at the fifth failure.
     assert_eq!((fakes[0].count(), large.count()), (5, 0));
+}
+
+#[tokio::test]
+async fn retries_are_a_small_share_of_the_requests() {
+    let flaky = || Behaviour::Flaky(4, "small says");
+    let (fakes, large, router) = three([flaky(), flaky(), flaky()]).await;
+    // A quarter fails and would be tried again: more than 200. The budget is a tenth, and ten a second for ten seconds.
+    load(&router, 4, 200).await;
+    let metric = |text: &str, result: &str| {
+        let name = format!("smallfirst_router_retries_total{{tier=\"small\",result=\"{result}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<usize>().ok()).unwrap_or_default()
+    };
+    let metrics = get(router.admin, "/metrics").await.body;
+    let (made, refused) = (metric(&metrics, "made"), metric(&metrics, "over_budget"));
+    let asked: usize = fakes.iter().map(FakeUpstream::count).sum();
+    // A window begins anew every ten seconds, and a busy machine may take more than one.
+    assert!((100..=282).contains(&made) && refused > 0, "{made} of 800, {refused} refused");
+    assert!(asked <= 800 + made, "{asked} asked, {made} again");
+    assert!(large.count() >= refused, "the next step takes over: {} for {refused}", large.count());
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub enum Behaviour {
     Counts { tokens: usize, pause: Duration, cut: Option<usize>, continues: bool },
     /// This status with a body that must never reach a client.
     Status(u16),
+    /// As `Answer` with every token sure, but each request of this number gets a 500.
+    Flaky(usize, &'static str),
     /// 400: the request is longer than the context.
     TooLong,
     /// 429 with `Retry-After`.
@@ -102,6 +104,10 @@ async fn serve(
             Behaviour::Turns(texts) => {
                 http("200 OK", "application/json", "", &completion(texts[turn % texts.len()], -0.01, &body))
             }
+            Behaviour::Flaky(every, _) if turn % every == 0 => {
+                http("500 X", "application/json", "", "{\"error\":\"sk-secret\"}")
+            }
+            Behaviour::Flaky(_, text) => http("200 OK", "application/json", "", &completion(text, -0.01, &body)),
             Behaviour::Slow(time, text) => {
                 tokio::time::sleep(time).await;
                 http("200 OK", "application/json", "", &completion(text, -0.01, &body))
