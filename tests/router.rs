@@ -20,6 +20,8 @@ mod harness;
 mod hostile;
 #[path = "router/limits.rs"]
 mod limits;
+#[path = "router/limits_of_providers.rs"]
+mod limits_of_providers;
 #[path = "router/local.rs"]
 mod local;
 #[path = "router/process.rs"]

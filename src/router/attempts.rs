@@ -44,17 +44,28 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
     let answered = attempts(asking, body).await;
     guard.done();
     let now = Instant::now();
+    // With one endpoint the tier's circuit is the endpoint's. Of several, each has a limit of its own.
+    let alone = upstream.endpoints(world.endpoints).len() == 1;
     match &answered {
         Ok(_) => upstream.circuit().success(now),
-        Err(error) => match (error.reason, error.retry_after) {
-            (None | Some(FailoverReason::ContextOverflow), _) => upstream.circuit().success(now),
-            (Some(FailoverReason::RateLimited), Some(pause)) => upstream.circuit().open(now + pause),
-            _ if error.counts => upstream.circuit().failure(now, jitter(world.random)),
-            // A limit is not a fault, and nobody may have been asked: without a pause to obey it is next time.
-            _ => upstream.circuit().release(),
-        },
+        Err(CallError { reason: None | Some(FailoverReason::ContextOverflow), .. }) => upstream.circuit().success(now),
+        Err(error) if alone => blame(&mut upstream.circuit(), error, now, world),
+        Err(error) if error.counts => upstream.circuit().failure(now, jitter(world.random)),
+        Err(_) => upstream.circuit().release(),
     }
     answered
+}
+
+/// Tells a circuit of a failure: a pause that was asked for is obeyed, a limit without one is backed off from.
+fn blame(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'_>) {
+    use FailoverReason::{RateLimited, ServerError};
+    match (error.reason, error.retry_after) {
+        (Some(RateLimited | ServerError), Some(pause)) => circuit.open(now + pause),
+        (Some(RateLimited), None) => circuit.throttled(now, jitter(world.random)),
+        _ if error.counts => circuit.failure(now, jitter(world.random)),
+        // Nobody may have been asked.
+        _ => circuit.release(),
+    }
 }
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
@@ -112,11 +123,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
                 return Ok(answered);
             }
             Err(error) => {
-                if error.counts {
-                    endpoint.circuit().failure(Instant::now(), jitter(world.random));
-                } else {
-                    endpoint.circuit().release();
-                }
+                blame(&mut endpoint.circuit(), &error, Instant::now(), world);
                 let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
                 last = error;
                 tried.push(endpoint);

@@ -14,6 +14,8 @@ const MIN_REQUESTS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(30);
 /// First and longest time that the circuit stays open.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+/// First and longest time for which one who is at its limit is left alone, where it does not say how long.
+const THROTTLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A probe that never came back is given up after this time.
 const PROBE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -80,7 +82,19 @@ impl Circuit {
         self.probing_since = None;
     }
 
-    /// Turn requests away until a time: an upstream said `Retry-After`.
+    /// A request was turned away for a limit, without a word of how long it lasts. That is no fault: a back-off of its
+    /// own, which doubles while the limit lasts. `jitter` in 0..1 spreads it.
+    pub fn throttled(&mut self, now: Instant, jitter: f64) {
+        // What was sent before it opened says nothing new.
+        if self.open_until.is_some() && self.probing_since.is_none() {
+            return;
+        }
+        let backoff = THROTTLE.0.saturating_mul(1 << self.openings.min(6)).min(THROTTLE.1);
+        self.openings += 1;
+        self.open(now + backoff.mul_f64(1.0 + 0.5 * jitter));
+    }
+
+    /// Turn requests away until a time, which the upstream said.
     pub fn open(&mut self, until: Instant) {
         self.open_until = Some(until);
         self.probing_since = None;
@@ -136,6 +150,26 @@ mod tests {
         circuit.success(t0);
         assert!(!circuit.admit(t0 + Duration::from_secs(9)));
         assert!(circuit.admit(t0 + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_limit_without_a_word_is_backed_off_from_longer_each_time() {
+        let (mut circuit, t0) = (Circuit::default(), Instant::now());
+        assert!(circuit.admit(t0));
+        circuit.throttled(t0, 1.0);
+        circuit.throttled(t0, 1.0);
+        assert!(
+            !circuit.admit(t0 + Duration::from_millis(1400)),
+            "what was in flight does not make it longer or shorter"
+        );
+        let later = t0 + Duration::from_millis(1500);
+        assert!(circuit.admit(later), "the probe");
+        circuit.throttled(later, 0.0);
+        assert!(!circuit.admit(later + Duration::from_millis(1900)));
+        assert!(circuit.admit(later + Duration::from_secs(2)));
+        circuit.success(later + Duration::from_secs(2));
+        circuit.throttled(later, 0.0);
+        assert!(circuit.admit(later + Duration::from_secs(1)), "an answer ends it");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! to be no good. A stream that may be judged by its beginning is read so far, and is then [`Live`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -15,13 +15,13 @@ use super::answer::{Answer, AnswerError};
 use super::endpoints::{Endpoint, Occupied};
 use super::live::Live;
 use super::pool::{Connection, Failed, Pool};
+use super::rate_limits;
 use super::snapshot::Upstream;
 use crate::api::escalation_path::FailoverReason;
+use crate::routing::table::Backend;
 
 /// Largest reply that is read, in bytes: an endless one must not fill the memory.
 pub(super) const MOST: usize = 32 << 20;
-/// Longest `Retry-After` that is obeyed.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The body of a reply.
 #[derive(Debug)]
@@ -163,6 +163,12 @@ async fn send(
     if response.status() != StatusCode::OK {
         return Err(refusal(pool, endpoint, response, connection).await);
     }
+    // Only providers say what is left. With nothing left the next request would be refused.
+    if matches!(upstream.tier.backend, Backend::Url { .. })
+        && let Some(pause) = rate_limits::until_reset(response.headers(), SystemTime::now())
+    {
+        upstream.circuit().open(Instant::now() + pause);
+    }
     Ok((response, connection, occupied))
 }
 
@@ -219,8 +225,8 @@ async fn refusal(
 ) -> CallError {
     use FailoverReason::{ContextOverflow, RateLimited, ServerError, Timeout};
     let status = response.status();
-    let seconds = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-    let retry_after = seconds.map(|s| Duration::from_secs(s).min(RETRY_AFTER));
+    let says = matches!(status.as_u16(), 429 | 503);
+    let retry_after = says.then(|| rate_limits::after_refusal(response.headers(), SystemTime::now())).flatten();
     let body = tokio::time::timeout(Duration::from_millis(200), read(response.into_body())).await;
     let body = body.ok().and_then(Result::ok);
     if body.is_some() {

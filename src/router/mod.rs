@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod money;
 mod own_stack;
 pub mod pool;
+pub mod rate_limits;
 pub mod receive;
 mod reply;
 mod resume;

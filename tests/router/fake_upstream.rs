@@ -31,6 +31,10 @@ pub enum Behaviour {
     TooLong,
     /// 429 with `Retry-After`.
     Busy(u32),
+    /// 429 with these lines in its head, each with its end.
+    Limited(&'static str),
+    /// As `Answer` with every token sure, and these lines in its head.
+    Spent(&'static str, &'static str),
     /// The connection is closed after the request was read.
     Reset,
     /// No answer to chat; the health path still answers.
@@ -146,6 +150,8 @@ async fn serve(
             Behaviour::Busy(seconds) => {
                 http("429 X", "application/json", &format!("retry-after: {seconds}\r\n"), "{\"error\":\"sk-secret\"}")
             }
+            Behaviour::Limited(lines) => http("429 X", "application/json", lines, "{\"error\":\"sk-secret\"}"),
+            Behaviour::Spent(lines, text) => http("200 OK", "application/json", lines, &completion(text, -0.01, &body)),
             Behaviour::Raw(text) => http("200 OK", "application/json", "", text),
             Behaviour::Reset => return,
             Behaviour::Hang | Behaviour::Frozen => {
