@@ -26,6 +26,8 @@ mod limits_of_providers;
 mod local;
 #[path = "router/process.rs"]
 mod process;
+#[path = "router/quota.rs"]
+mod quota;
 #[path = "router/restart.rs"]
 mod restart;
 #[path = "router/resume.rs"]

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::types::{DataClass, Decimal, ModelClass, Resources, SecretKeyRef};
+use super::types::{DataClass, Decimal, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
 #[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
@@ -293,6 +293,44 @@ pub struct Provider {
     pub base_url: String,
     /// Where the key is.
     pub credential: Credential,
+    /// Name of the provider's account: tiers of one account share its quota. Default: one account per key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub account: Option<String>,
+    /// What the account may take. Where several tiers of an account declare a limit, the smallest is in force for all of them. Default: none is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+}
+
+/// What a provider's account may take, so that the router holds back before the provider does. Each of a router's pods holds an equal part, rounded down, and a limit must be at least the number of pods. Every RoutingPolicy keeps the quota for itself: where several use the account, declare a share. A request without room waits: of High risk up to 10s (at most 128 requests for one account and pod), of Medium up to 2s (64), of Low not at all, and none longer than half of what is left of its path's deadline. Then the tier counts as RateLimited for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.inputTokensPerMinute) || has(self.outputTokensPerMinute) || has(self.maxConcurrent)").message("spec.provider.quota: at least one of requestsPerMinute, tokensPerMinute, inputTokensPerMinute, outputTokensPerMinute and maxConcurrent must be set"))]
+#[x_kube(validation = Rule::new("!has(self.tokensPerMinute) || !(has(self.inputTokensPerMinute) || has(self.outputTokensPerMinute))").message("spec.provider.quota.tokensPerMinute: must not be set beside inputTokensPerMinute and outputTokensPerMinute"))]
+#[serde(rename_all = "camelCase")]
+pub struct Quota {
+    /// Requests a minute: so many at once, and so many a minute from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub requests_per_minute: Option<i64>,
+    /// Tokens a minute, input and output. The estimated input and max_tokens (1024 where the request states none) are reserved, and settled by the answer's usage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
+    pub tokens_per_minute: Option<i64>,
+    /// Tokens of input a minute, where the provider counts them apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
+    pub input_tokens_per_minute: Option<i64>,
+    /// Tokens of output a minute, where the provider counts them apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
+    pub output_tokens_per_minute: Option<i64>,
+    /// Requests that the account works on at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_concurrent: Option<i32>,
+    /// This cluster's part of every limit, above 0. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Ratio>,
 }
 
 /// Dialect of a provider.

@@ -102,6 +102,15 @@ impl Ratio {
             .and_then(|_| self.0.parse().ok())
             .ok_or_else(|| ParseError { value: self.0.clone(), expected: "a ratio between \"0\" and \"1\"" })
     }
+
+    /// The value in units of 1e-9, exact: 0 to 1,000,000,000.
+    ///
+    /// # Errors
+    /// As for [`value`](Self::value).
+    pub fn nanos(&self) -> Result<u64, ParseError> {
+        self.value()?;
+        Ok(parse_nanos(&self.0).and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or_default())
+    }
 }
 
 impl Duration {

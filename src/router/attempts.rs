@@ -1,12 +1,13 @@
 //! One tier, asked: which of its endpoints, how often, and what each failure says of whom.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::timeout_at;
 
-use super::answer::Answer;
+use super::admission::account::{Account, Order, Permit};
+use super::answer::{Answer, Usage};
 use super::breaker::{Circuit, jitter};
 use super::call::{Body, CallError, Wants, call};
 use super::cascade::{Asked, World};
@@ -16,6 +17,7 @@ use super::money::Money;
 use super::route::Stage;
 use super::snapshot::Upstream;
 use crate::api::escalation_path::FailoverReason;
+use crate::api::types::Risk;
 use crate::routing::table::Step;
 
 /// What one tier is asked.
@@ -32,17 +34,25 @@ pub(super) struct Call<'a, 's> {
     pub(super) wants: Wants,
     /// What the path may still spend; `None` without a bound.
     pub(super) left: Option<Money>,
+    /// Of the workload.
+    pub(super) risk: Risk,
 }
 
-/// Calls a tier if its circuit lets it, and tells the circuit how it went.
+/// Calls a tier if its account and its circuit let it, and tells them how it went.
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
+    let permit = match &upstream.account {
+        Some(account) => reserve(asking, account).await?,
+        None => None,
+    };
     if !upstream.circuit().admit(Instant::now()) {
+        permit.into_iter().for_each(Permit::cancel);
         return Err(CallError::blameless(FailoverReason::Degraded, "the tier's circuit is open"));
     }
     let guard = Probe { circuit: &upstream.circuit, done: false };
-    let answered = attempts(asking, body).await;
+    let mut answered = attempts(asking, body).await;
     guard.done();
+    permit.into_iter().for_each(|permit| settle(permit, &mut answered));
     let now = Instant::now();
     // With one endpoint the tier's circuit is the endpoint's. Of several, each has a limit of its own.
     let alone = upstream.endpoints(world.endpoints).len() == 1;
@@ -65,6 +75,33 @@ fn blame(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'
         _ if error.counts => circuit.failure(now, jitter(world.random)),
         // Nobody may have been asked.
         _ => circuit.release(),
+    }
+}
+
+/// Takes the request's part of the account's quota, waiting for it if need be.
+async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option<Permit>, CallError> {
+    let Call { upstream, asked, risk, deadline, .. } = *asking;
+    // Nobody waits for a tier that is not asked then.
+    if !upstream.circuit().would_admit(Instant::now()) {
+        return Ok(None);
+    }
+    // In a box: what few tiers have must not make the future of every request larger.
+    Box::pin(account.admit(Order::of(asked.peek), risk, deadline)).await.map(Some).map_err(|pause| {
+        let error = CallError::blameless(FailoverReason::RateLimited, "no room in the account's quota");
+        CallError { retry_after: Some(pause), ..error }
+    })
+}
+
+/// Corrects what was reserved by what came of it. A stream that goes on does so at its end.
+fn settle(permit: Permit, answered: &mut Result<(Answer, Body), CallError>) {
+    match answered {
+        Ok((_, Body::Live(live))) => live.permit = Some(permit),
+        Ok((answer, _)) => permit.settle(answer.usage),
+        // Who was not reached or said no has counted no tokens. Who did not come to an end may have.
+        Err(error) => {
+            let nothing = error.status.is_some() || error.reason == Some(FailoverReason::Unreachable);
+            permit.settle(nothing.then(Usage::default));
+        }
     }
 }
 

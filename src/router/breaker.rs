@@ -37,14 +37,20 @@ pub fn jitter(random: impl Fn(usize) -> usize) -> f64 {
 }
 
 impl Circuit {
+    /// Whether a request would go through now.
+    #[must_use]
+    pub fn would_admit(&self, now: Instant) -> bool {
+        let probing = self.probing_since.is_some_and(|since| now.duration_since(since) < PROBE_LIMIT);
+        self.open_until.is_none_or(|until| now >= until && !probing)
+    }
+
     /// Whether a request may go through now. In the half-open state this takes the place of the probe.
     pub fn admit(&mut self, now: Instant) -> bool {
-        let Some(until) = self.open_until else { return true };
-        if now < until || self.probing_since.is_some_and(|since| now.duration_since(since) < PROBE_LIMIT) {
-            return false;
+        let admits = self.would_admit(now);
+        if admits && self.open_until.is_some() {
+            self.probing_since = Some(now);
         }
-        self.probing_since = Some(now);
-        true
+        admits
     }
 
     /// Whether requests are being turned away.

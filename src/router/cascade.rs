@@ -119,7 +119,8 @@ pub async fn walk<'s>(
                 // The chosen token is one of those that are listed.
                 alternatives: stage.logprobs > Some(1),
             };
-            let call = Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants, left };
+            let (upstream, risk) = (&leg.upstream, route.risk);
+            let call = Call { world, step, upstream, stage, asked, deadline, fair, wants, left, risk };
             // From here on, so that what it has cost counts when the client leaves before it has ended.
             let entry = trace.0.push_mut(StepTrace::new(leg));
             if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier) > left) {
@@ -285,7 +286,10 @@ async fn ask<'s>(
             return Said::Skipped(error.reason);
         }
         Err(error) => {
-            entry.ending = Ending::Failed(error.reason.map_or("Refused", reason_name));
+            let reason = error.reason.map_or("Refused", reason_name);
+            // Without a status it was the quota: nobody was asked.
+            let asked = error.reason != Some(FailoverReason::RateLimited) || error.status.is_some();
+            entry.ending = if asked { Ending::Failed(reason) } else { Ending::Skipped(reason) };
             return Said::Unavailable(error);
         }
     };

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::admission::account::Permit;
 use super::answer::{Answer, Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
 use super::continuation::Seam;
@@ -54,6 +55,8 @@ pub struct Live {
     pub connection: Connection,
     /// When it was committed, or begun.
     pub since: Instant,
+    /// What it takes of an account's quota until it ends.
+    pub permit: Option<Permit>,
     occupied: Occupied,
 }
 
@@ -85,6 +88,7 @@ impl Live {
             reader: Reader::default(),
             connection,
             since: Instant::now(),
+            permit: None,
             occupied,
         }
     }

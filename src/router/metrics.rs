@@ -74,7 +74,7 @@ pub struct ReloadLabels {
 /// Labels of a limit's decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AdmissionLabels {
-    /// `client` or `workload`.
+    /// `client`, `workload` or `account`.
     pub scope: &'static str,
     /// Whose limits they are.
     pub name: String,
@@ -85,7 +85,7 @@ pub struct AdmissionLabels {
 /// What a limit counts, found when the table is loaded.
 pub struct AdmissionMetrics {
     admitted: Counter,
-    refused: [(Kind, Counter); 3],
+    refused: Vec<(Kind, Counter)>,
 }
 
 impl AdmissionMetrics {
@@ -100,6 +100,23 @@ impl AdmissionMetrics {
             counter.inc();
         }
     }
+}
+
+/// Label of a provider's account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AccountLabels {
+    /// The account.
+    pub account: String,
+}
+
+/// What an account counts, found when the table is loaded.
+pub struct AccountMetrics {
+    /// Requests that were admitted and refused.
+    pub admissions: AdmissionMetrics,
+    /// Requests that wait.
+    pub waiting: Gauge,
+    /// How long those waited that did, in seconds.
+    pub wait: Histogram,
 }
 
 /// Outcome of a request and verdict of a step that most of them have.
@@ -130,6 +147,8 @@ pub struct Metrics {
     cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
     admissions: Family<AdmissionLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
+    waiting: Family<AccountLabels, Gauge>,
+    wait: Family<AccountLabels, Histogram>,
     /// Tables that were loaded or refused.
     pub reloads: Family<ReloadLabels, Counter>,
     /// Requests being worked on.
@@ -154,6 +173,8 @@ impl Metrics {
             cost: Family::default(),
             admissions: Family::default(),
             retries: Family::default(),
+            waiting: Family::default(),
+            wait: Family::new_with_constructor(histogram),
             reloads: Family::default(),
             in_flight: Gauge::default(),
             missing_secrets: Gauge::default(),
@@ -164,8 +185,10 @@ impl Metrics {
         registry.register("request_duration_seconds", "Time from request to reply", metrics.duration.clone());
         registry.register("tokens", "Tokens as the tiers counted them", metrics.tokens.clone());
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
-        registry.register("admissions", "Decisions of limits of clients and workloads", metrics.admissions.clone());
+        registry.register("admissions", "Decisions of limits and quotas", metrics.admissions.clone());
         registry.register("retries", "Second attempts at a tier, by result", metrics.retries.clone());
+        registry.register("quota_waiting", "Requests that wait for an account", metrics.waiting.clone());
+        registry.register("quota_wait_seconds", "Time that requests waited for an account", metrics.wait.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
         registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
         registry.register(
@@ -211,13 +234,29 @@ impl Metrics {
         }
     }
 
-    /// Counters of a client's or workload's limits.
+    /// Counters of limits of these kinds.
     #[must_use]
-    pub fn admission(&self, scope: &'static str, name: &str) -> AdmissionMetrics {
+    pub fn admission(
+        &self,
+        scope: &'static str,
+        name: &str,
+        kinds: impl IntoIterator<Item = Kind>,
+    ) -> AdmissionMetrics {
         let counter =
             |result| self.admissions.get_or_create_owned(&AdmissionLabels { scope, name: name.to_owned(), result });
-        let refused = [Kind::Concurrency, Kind::Requests, Kind::Tokens].map(|kind| (kind, counter(kind.field())));
+        let refused = kinds.into_iter().map(|kind| (kind, counter(kind.field()))).collect();
         AdmissionMetrics { admitted: counter("admitted"), refused }
+    }
+
+    /// Counters of an account.
+    #[must_use]
+    pub fn account(&self, name: &str, kinds: impl IntoIterator<Item = Kind>) -> AccountMetrics {
+        let labels = AccountLabels { account: name.to_owned() };
+        AccountMetrics {
+            admissions: self.admission("account", name, kinds),
+            waiting: self.waiting.get_or_create_owned(&labels),
+            wait: self.wait.get_or_create_owned(&labels),
+        }
     }
 
     /// Counts a request that ended. Without a route it came to no workload.

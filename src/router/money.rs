@@ -150,6 +150,7 @@ mod tests {
             cached_input_price: cached,
             output_price: output,
             concurrency: None,
+            account: None,
             backend: Backend::Url { base_url: "http://x".into(), credential: None },
         }
     }

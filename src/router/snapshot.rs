@@ -11,8 +11,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 
+use super::admission::account::Account;
 use super::admission::limiter::{Limiter, Scope};
-use super::admission::part;
+use super::admission::{part, part_of_quota};
 use super::breaker::Circuit;
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
@@ -67,6 +68,8 @@ pub struct Upstream {
     pub health: Option<Uri>,
     /// `authorization`, where the tier needs one.
     pub authorization: Result<Option<HeaderValue>, SecretProblem>,
+    /// The provider's account, where it has a quota to keep.
+    pub account: Option<Arc<Account>>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
     /// Whether its engine was seen to continue an answer; unset until that is asked.
@@ -117,7 +120,8 @@ impl Snapshot {
         }
         let table: RoutingTable = serde_json::from_str(json)?;
         let mut problems = Vec::new();
-        let tiers = compile_tiers(&table, secrets, metrics, before, &mut problems)?;
+        let accounts = compile_accounts(&table, metrics, before);
+        let tiers = compile_tiers(&table, secrets, metrics, before, &accounts, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
         let routes = Routes::compile(&table, &tiers, metrics, before.map(|before| &before.routes))?;
         let limiters = compile_limiters(&table, metrics, before);
@@ -144,11 +148,27 @@ impl Snapshot {
     }
 }
 
+/// Accounts with a quota, by name.
+type Accounts = BTreeMap<String, Arc<Account>>;
+
+fn compile_accounts(table: &RoutingTable, metrics: &Metrics, before: Option<&Snapshot>) -> Accounts {
+    let mut accounts = Accounts::new();
+    for account in table.tiers.values().filter_map(|tier| tier.account.as_ref()) {
+        accounts.entry(account.name.clone()).or_insert_with(|| {
+            let mut known = before.iter().flat_map(|before| before.tiers.values().filter_map(|t| t.account.as_ref()));
+            let known = known.find(|known| known.name() == account.name);
+            Account::new(&account.name, part_of_quota(account.quota, table.routers), known, metrics)
+        });
+    }
+    accounts
+}
+
 fn compile_tiers(
     table: &RoutingTable,
     secrets: &Secrets,
     metrics: &Metrics,
     before: Option<&Snapshot>,
+    accounts: &Accounts,
     problems: &mut Vec<SecretProblem>,
 ) -> Result<BTreeMap<String, Arc<Upstream>>, Refused> {
     let mut tiers = BTreeMap::new();
@@ -187,8 +207,19 @@ fn compile_tiers(
         let budget = budget.unwrap_or_else(|| Arc::new(RetryBudget::new(Instant::now())));
         let retries = metrics.retries(name, budget);
         let (name, tier) = (name.clone(), tier.clone());
-        let upstream =
-            Upstream { name: name.clone(), tier, chat, health, authorization, circuit, continues, retries, place };
+        let account = tier.account.as_ref().and_then(|account| accounts.get(&account.name)).cloned();
+        let upstream = Upstream {
+            name: name.clone(),
+            tier,
+            chat,
+            health,
+            authorization,
+            account,
+            circuit,
+            continues,
+            retries,
+            place,
+        };
         tiers.insert(name, Arc::new(upstream));
     }
     Ok(tiers)

@@ -112,8 +112,36 @@ pub struct Tier {
     pub output_price: u64,
     /// Requests that one endpoint works on at a time, where declared.
     pub concurrency: Option<u32>,
+    /// The provider's account, where it has a quota to keep: the same for all tiers of the account.
+    pub account: Option<Account>,
     /// Where requests go.
     pub backend: Backend,
+}
+
+/// An account of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Account {
+    /// Its name, or the Secret and key of its credential with a slash between.
+    pub name: String,
+    /// What its tiers may take together.
+    pub quota: Quota,
+}
+
+/// What an account may take, over all routers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Quota {
+    /// Requests a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens a minute, input and output.
+    pub tokens_per_minute: Option<u64>,
+    /// Tokens of input a minute.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Tokens of output a minute.
+    pub output_tokens_per_minute: Option<u64>,
+    /// Requests at a time.
+    pub max_concurrent: Option<u32>,
 }
 
 /// Where a tier's requests go.

@@ -7,6 +7,7 @@
 //! Three outcomes: `Ok` without `unresolved` (in force), `Ok` with `unresolved` (in force but for the parts
 //! that wait for another object), `Err` (not in force: the last good table keeps serving).
 
+mod accounts;
 mod limits;
 mod path;
 mod policy;

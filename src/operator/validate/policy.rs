@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::accounts::{check_parts, share_quotas};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
 use super::{Invalid, Valid, limits::limits, tier::child_names};
@@ -32,9 +33,11 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     }
     let clients = clients(&mut problems, spec);
     let published = observed.tables.get(&name).map(AsRef::as_ref);
+    let mut tiers = tiers_in_force(observed, published);
+    share_quotas(&mut tiers);
     let mut routes = Routes {
         observed,
-        tiers: tiers_in_force(observed, published),
+        tiers,
         published,
         paths: BTreeMap::new(),
         broken: Problems::default(),
@@ -52,6 +55,8 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     for (name, _) in tiers.iter().filter(|(_, tier)| tier.public) {
         paths.entry(table::tier_path(name)).or_insert_with(|| single(name));
     }
+    let tiers = used(tiers, &paths);
+    check_parts(&mut problems, &spec.router, &tiers);
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;
@@ -61,7 +66,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         policy: name,
         currency: spec.currency.clone(),
         clients,
-        tiers: used(tiers, &paths),
+        tiers,
         paths,
         workloads,
         default_workload,

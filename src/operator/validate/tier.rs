@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problems::Problems;
-use super::{Invalid, Valid, template};
+use super::{Invalid, Valid, accounts, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider};
@@ -40,6 +40,7 @@ pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
         cached_input_price: price.cached_input,
         output_price: price.output,
         concurrency: concurrency(&mut problems, spec.pool.as_ref()),
+        account: spec.provider.as_ref().map(|provider| accounts::account(&mut problems, provider)),
         backend: backend(&mut problems, tier),
     };
     problems.into_result(ACCEPTED, Valid { value: entry, unresolved: None })

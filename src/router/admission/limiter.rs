@@ -12,7 +12,7 @@ use crate::router::metrics::{AdmissionMetrics, Metrics};
 use crate::routing::table::Limits;
 
 /// Pause that a client is told when only the end of another request makes room: nobody knows when that is.
-const UNTIL_A_SLOT: Duration = Duration::from_secs(1);
+pub(super) const UNTIL_A_SLOT: Duration = Duration::from_secs(1);
 
 /// Whose limits they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,16 +43,25 @@ pub enum Kind {
     Requests,
     /// `tokensPerMinute`.
     Tokens,
+    /// `inputTokensPerMinute`.
+    InputTokens,
+    /// `outputTokensPerMinute`.
+    OutputTokens,
+    /// There may be room, but others wait for it.
+    Queue,
 }
 
 impl Kind {
-    /// The field of the API.
+    /// The field of the API, or `queue`.
     #[must_use]
     pub const fn field(self) -> &'static str {
         match self {
             Self::Concurrency => "maxConcurrent",
             Self::Requests => "requestsPerMinute",
             Self::Tokens => "tokensPerMinute",
+            Self::InputTokens => "inputTokensPerMinute",
+            Self::OutputTokens => "outputTokensPerMinute",
+            Self::Queue => "queue",
         }
     }
 }
@@ -124,7 +133,8 @@ impl Limiter {
             tokens: limits.tokens_per_minute.map(bucket),
             in_flight: 0,
         };
-        let metrics = metrics.admission(scope.name(), name);
+        let kinds = [Kind::Concurrency, Kind::Requests, Kind::Tokens];
+        let metrics = metrics.admission(scope.name(), name, kinds);
         Arc::new(Self { scope, name: name.to_owned(), limits, state: Mutex::new(state), metrics })
     }
 

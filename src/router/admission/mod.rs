@@ -1,14 +1,17 @@
-//! Who may be served now: the limits of clients and workloads.
+//! Who may be served now: the limits of clients and workloads, and the quotas of providers' accounts.
 //!
 //! ```text
-//! classified request -> client's limits -> workload's limits -> walk
-//!                        429 and Retry-After, or a permit that is held until the reply is done
+//! classified request -> client's limits -> workload's limits -> walk: for each step  account's quota -> call
+//!                        429 and Retry-After, or a permit              room, or a wait, or the tier is RateLimited
+//!                        that is held until the reply is done
 //! ```
 //! Limits are compiled when the table is loaded. Where there is none, a request pays for two empty options. Where there
 //! are several routers each holds an equal part, so that their sum is the limit.
 
+pub mod account;
 pub mod bucket;
 pub mod limiter;
+pub mod queue;
 pub mod standing;
 
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use http::StatusCode;
 
 use super::body::Peek;
 use super::errors::Problem;
-use crate::routing::table::Limits;
+use crate::routing::table::{Limits, Quota};
 use limiter::{Demand, Kind, Limiter, Permit, Refusal};
 use standing::{Standing, span};
 
@@ -34,6 +37,19 @@ pub fn part(limits: Limits, routers: u32) -> Limits {
         requests_per_minute: limits.requests_per_minute.map(rate),
         tokens_per_minute: limits.tokens_per_minute.map(rate),
         max_concurrent: limits.max_concurrent.map(|most| (most / routers).max(1)),
+    }
+}
+
+/// The part of a quota that each of so many routers holds.
+#[must_use]
+pub fn part_of_quota(quota: Quota, routers: u32) -> Quota {
+    let rate = |limit: u64| (limit / u64::from(routers.max(1))).max(1);
+    Quota {
+        requests_per_minute: quota.requests_per_minute.map(rate),
+        tokens_per_minute: quota.tokens_per_minute.map(rate),
+        input_tokens_per_minute: quota.input_tokens_per_minute.map(rate),
+        output_tokens_per_minute: quota.output_tokens_per_minute.map(rate),
+        max_concurrent: quota.max_concurrent.map(|most| (most / routers.max(1)).max(1)),
     }
 }
 

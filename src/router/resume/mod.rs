@@ -44,7 +44,7 @@ pub(super) async fn to_the_end(exchange: &Exchange<'_>, flow: Flow, trace: &mut 
     loop {
         let idle = exchange.shared.limits.idle_timeout;
         let end = live.pass_on(strip, &client, exchange.pool, upstream.health.as_ref(), idle).await;
-        settle(trace, &live, &upstream, end, exchange);
+        settle(trace, &mut live, &upstream, end, exchange);
         if end != End::Broken {
             live.release(exchange.pool, end);
             return end;
@@ -83,11 +83,14 @@ enum Next {
 }
 
 /// Notes what the stream came to so far.
-fn settle(trace: &mut Trace<'_>, live: &Live, upstream: &Upstream, end: End, exchange: &Exchange<'_>) {
+fn settle(trace: &mut Trace<'_>, live: &mut Live, upstream: &Upstream, end: End, exchange: &Exchange<'_>) {
     if let Some(step) = trace.0.last_mut() {
         step.latency += live.since.elapsed();
         step.usage = live.usage(step.usage);
         step.cost = Money::of(step.usage, &upstream.tier);
+        if let Some(permit) = live.permit.take() {
+            permit.settle(Some(step.usage));
+        }
     }
     if end == End::Broken {
         let jitter = jitter(|bound| exchange.shared.random(bound));

@@ -1,0 +1,127 @@
+//! Quotas of providers -> what the tiers of one account may take together.
+
+use std::collections::BTreeMap;
+
+use super::path::Tiers;
+use super::problems::Problems;
+use crate::api::conditions::REASON_INVALID;
+use crate::api::model_tier::{Provider, Quota};
+use crate::api::routing_policy::Router;
+use crate::routing::table;
+
+/// The account of a provider and the quota that this tier declares for it.
+pub(super) fn account(problems: &mut Problems, provider: &Provider) -> table::Account {
+    let key = &provider.credential.secret_key_ref;
+    let name = provider.account.clone().unwrap_or_else(|| format!("{}/{}", key.name, key.key));
+    let quota = provider.quota.as_ref().map(|declared| quota(problems, declared)).unwrap_or_default();
+    table::Account { name, quota }
+}
+
+fn quota(problems: &mut Problems, declared: &Quota) -> table::Quota {
+    const FIELD: &str = "spec.provider.quota";
+    let Quota {
+        requests_per_minute,
+        tokens_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        max_concurrent,
+        share,
+    } = declared;
+    let apart = input_tokens_per_minute.is_some() || output_tokens_per_minute.is_some();
+    if tokens_per_minute.is_some() && apart {
+        let problem = "must not be set beside inputTokensPerMinute and outputTokensPerMinute";
+        problems.add(REASON_INVALID, format!("{FIELD}.tokensPerMinute"), problem);
+    }
+    if requests_per_minute.is_none() && tokens_per_minute.is_none() && !apart && max_concurrent.is_none() {
+        let problem = "at least one of requestsPerMinute, tokensPerMinute, inputTokensPerMinute, \
+                       outputTokensPerMinute and maxConcurrent must be set";
+        problems.add(REASON_INVALID, FIELD, problem);
+    }
+    let nanos = match share {
+        Some(share) => problems.parsed(format!("{FIELD}.share"), share.nanos()),
+        None => 1_000_000_000,
+    };
+    let mut part = |name: &str, limit: i64| {
+        let part = u128::try_from(limit).unwrap_or_default() * u128::from(nanos) / 1_000_000_000;
+        if part < 1 {
+            let share = share.as_ref().map(|share| format!(" with a share of {share}")).unwrap_or_default();
+            let problem = format!("{limit}{share} comes to less than 1");
+            problems.add(REASON_INVALID, format!("{FIELD}.{name}"), problem);
+        }
+        u64::try_from(part).unwrap_or_default()
+    };
+    table::Quota {
+        requests_per_minute: requests_per_minute.map(|limit| part("requestsPerMinute", limit)),
+        tokens_per_minute: tokens_per_minute.map(|limit| part("tokensPerMinute", limit)),
+        input_tokens_per_minute: input_tokens_per_minute.map(|limit| part("inputTokensPerMinute", limit)),
+        output_tokens_per_minute: output_tokens_per_minute.map(|limit| part("outputTokensPerMinute", limit)),
+        max_concurrent: max_concurrent
+            .map(|limit| u32::try_from(part("maxConcurrent", limit.into())).unwrap_or_default()),
+    }
+}
+
+/// Gives all tiers of an account its quota: of each limit the smallest that one of them declares. Tiers of an account
+/// without one have none to keep.
+pub(super) fn share_quotas(tiers: &mut Tiers) {
+    let mut quotas: BTreeMap<String, table::Quota> = BTreeMap::new();
+    for account in tiers.values().filter_map(|tier| tier.account.as_ref()) {
+        let known = quotas.entry(account.name.clone()).or_default();
+        *known = smaller(*known, account.quota);
+    }
+    for tier in tiers.values_mut() {
+        if let Some(account) = &mut tier.account {
+            account.quota = quotas.get(&account.name).copied().unwrap_or_default();
+        }
+        tier.account.take_if(|account| account.quota == table::Quota::default());
+    }
+}
+
+fn smaller(a: table::Quota, b: table::Quota) -> table::Quota {
+    fn less<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+        // Of two that are set the smaller: `None` is below every number.
+        if a.is_some() && b.is_some() { a.min(b) } else { a.max(b) }
+    }
+    table::Quota {
+        requests_per_minute: less(a.requests_per_minute, b.requests_per_minute),
+        tokens_per_minute: less(a.tokens_per_minute, b.tokens_per_minute),
+        input_tokens_per_minute: less(a.input_tokens_per_minute, b.input_tokens_per_minute),
+        output_tokens_per_minute: less(a.output_tokens_per_minute, b.output_tokens_per_minute),
+        max_concurrent: less(a.max_concurrent, b.max_concurrent),
+    }
+}
+
+/// Each router must be able to hold a part of every quota.
+pub(super) fn check_parts(problems: &mut Problems, router: &Router, tiers: &Tiers) {
+    let routers = u64::try_from(router.replicas).unwrap_or(1);
+    for (name, account) in tiers.iter().filter_map(|(name, tier)| Some((name, tier.account.as_ref()?))) {
+        let quota = &account.quota;
+        let limits = [
+            quota.requests_per_minute,
+            quota.tokens_per_minute,
+            quota.input_tokens_per_minute,
+            quota.output_tokens_per_minute,
+            quota.max_concurrent.map(u64::from),
+        ];
+        if let Some(least) = limits.into_iter().flatten().min().filter(|least| *least < routers) {
+            let problem = format!(
+                "{routers} must be at most {least}, the smallest limit of spec.provider.quota of ModelTier {name:?}: \
+                 each router holds an equal part"
+            );
+            problems.add(REASON_INVALID, "spec.router.replicas", problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_quotas_each_limit_is_the_smaller_one() {
+        let a = table::Quota { requests_per_minute: Some(5), max_concurrent: Some(2), ..table::Quota::default() };
+        let b = table::Quota { requests_per_minute: Some(3), tokens_per_minute: Some(9), ..table::Quota::default() };
+        let both = table::Quota { requests_per_minute: Some(3), tokens_per_minute: Some(9), ..a };
+        assert_eq!((smaller(a, b), smaller(b, a)), (both, both));
+        assert_eq!(smaller(a, table::Quota::default()), a);
+    }
+}

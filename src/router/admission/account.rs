@@ -1,0 +1,352 @@
+//! The quota of a provider's account: what all tiers with one credential may take together.
+//!
+//! ```text
+//! request --room?--> taken
+//!             \----> waits by risk, until there is room or its patience ends --> not taken
+//! ```
+//! What is reserved is the estimated input and the output that the request allows; it is settled by the answer's usage,
+//! and what that gives back may let the next one in.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::ASSUMED_TOKENS;
+use super::bucket::{Bucket, settle};
+use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
+use super::queue::{Queue, Ticket, patience};
+use crate::api::types::Risk;
+use crate::router::answer::Usage;
+use crate::router::body::Peek;
+use crate::router::metrics::{AccountMetrics, Metrics};
+use crate::routing::table::Quota;
+
+/// What is counted a minute, in the order in which it is kept.
+const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
+
+/// An account in force.
+pub struct Account {
+    name: String,
+    /// This router's part.
+    quota: Quota,
+    state: Mutex<State>,
+    metrics: AccountMetrics,
+}
+
+struct State {
+    buckets: [Option<Bucket>; 4],
+    in_flight: u32,
+    queue: Queue,
+}
+
+/// What a request takes of an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// Tokens of its input, as estimated.
+    pub input: u64,
+    /// Tokens of its output, at most or as assumed.
+    pub output: Demand,
+}
+
+impl Order {
+    /// What a request takes.
+    #[must_use]
+    pub fn of(peek: &Peek<'_>) -> Self {
+        let choices = u64::from(peek.n);
+        let output = match peek.max_tokens {
+            Some(most) => Demand { stated: most.saturating_mul(choices), assumed: 0 },
+            None => Demand { stated: 0, assumed: ASSUMED_TOKENS * choices },
+        };
+        Self { input: peek.input_tokens_estimate(), output }
+    }
+}
+
+/// Why there is no room.
+struct Lack {
+    kind: Kind,
+    /// Time until there is room, if nothing is given back before; `None`: never.
+    wait: Option<Duration>,
+}
+
+/// There may be room, but others have waited for it.
+const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
+
+impl Account {
+    /// A full quota, or the one before if it is the same: a new table must not fill what was used.
+    #[must_use]
+    pub fn new(name: &str, quota: Quota, before: Option<&Arc<Self>>, metrics: &Metrics) -> Arc<Self> {
+        if let Some(same) = before.filter(|before| before.quota == quota) {
+            return same.clone();
+        }
+        let now = tokio::time::Instant::now().into_std();
+        let limits = limits(&quota);
+        let state = State {
+            buckets: limits.map(|limit| limit.map(|limit| Bucket::new(limit, now))),
+            in_flight: 0,
+            queue: Queue::default(),
+        };
+        let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Queue]);
+        let metrics = metrics.account(name, kinds);
+        Arc::new(Self { name: name.to_owned(), quota, state: Mutex::new(state), metrics })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn amounts(&self, order: Order) -> [u64; 4] {
+        let Quota { tokens_per_minute, output_tokens_per_minute, .. } = self.quota;
+        let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
+        let most = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        [1, both.of(most(tokens_per_minute)), order.input, order.output.of(most(output_tokens_per_minute))]
+    }
+
+    fn lack(&self, state: &mut State, amounts: [u64; 4], now: Instant) -> Option<Lack> {
+        let mut found: Option<Lack> = None;
+        if self.quota.max_concurrent.is_some_and(|most| state.in_flight >= most) {
+            found = Some(Lack { kind: Kind::Concurrency, wait: Some(UNTIL_A_SLOT) });
+        }
+        for ((bucket, amount), kind) in state.buckets.iter_mut().zip(amounts).zip(KINDS) {
+            let Some(bucket) = bucket else { continue };
+            bucket.fill(now);
+            let wait = bucket.wait(amount);
+            let longer = found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait);
+            if wait != Some(Duration::ZERO) && longer {
+                found = Some(Lack { kind, wait });
+            }
+        }
+        found
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, amounts: [u64; 4]) -> Permit {
+        state.in_flight += 1;
+        for (bucket, amount) in state.buckets.iter_mut().zip(amounts) {
+            if let Some(bucket) = bucket {
+                bucket.take(amount);
+            }
+        }
+        self.metrics.admissions.admitted();
+        Permit { account: self.clone(), amounts, open: true }
+    }
+
+    fn refuse(&self, lack: &Lack) -> Duration {
+        self.metrics.admissions.refused(lack.kind);
+        // What never fits is told to come back when the account is as full as it gets.
+        lack.wait.unwrap_or(Duration::from_secs(60))
+    }
+
+    /// Takes what a request needs, waiting for it as long as its risk and the deadline allow.
+    ///
+    /// # Errors
+    /// There is no room; with the time until there may be some.
+    pub async fn admit(
+        self: &Arc<Self>,
+        order: Order,
+        risk: Risk,
+        deadline: tokio::time::Instant,
+    ) -> Result<Permit, Duration> {
+        let amounts = self.amounts(order);
+        let begin = tokio::time::Instant::now();
+        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
+        let give_up = begin + patience(risk).time.min(deadline.saturating_duration_since(begin) / 2);
+        let waiting = {
+            let mut state = self.state();
+            let lack = match self.lack(&mut state, amounts, begin.into_std()) {
+                None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, amounts)),
+                None => LATER,
+                Some(lack) => lack,
+            };
+            // Requests are not given back: nothing can make the wait for one shorter.
+            let requests = state.buckets[0].as_ref().and_then(|bucket| bucket.wait(1)).unwrap_or_default();
+            if lack.wait.is_none() || give_up <= begin || begin + requests > give_up {
+                return Err(self.refuse(&lack));
+            }
+            let Some(ticket) = state.queue.join(risk) else { return Err(self.refuse(&LATER)) };
+            self.metrics.waiting.inc();
+            Waiting { account: self, ticket }
+        };
+        loop {
+            let (lack, look_again) = {
+                let mut state = self.state();
+                let now = tokio::time::Instant::now();
+                let first = state.queue.is_first(&waiting.ticket);
+                match self.lack(&mut state, amounts, now.into_std()) {
+                    None if first => {
+                        let permit = self.take(&mut state, amounts);
+                        drop(state);
+                        self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                        return Ok(permit);
+                    }
+                    None => (LATER, give_up),
+                    Some(lack) => {
+                        let fills = lack.wait.filter(|_| first && lack.kind != Kind::Concurrency);
+                        let look_again = fills.map_or(give_up, |wait| give_up.min(now + wait));
+                        (lack, look_again)
+                    }
+                }
+            };
+            if tokio::time::Instant::now() >= give_up {
+                self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                return Err(self.refuse(&lack));
+            }
+            tokio::select! {
+                () = waiting.ticket.rung() => {}
+                () = tokio::time::sleep_until(look_again) => {}
+            }
+        }
+    }
+}
+
+/// A place in the queue. It is left when this is dropped, by whoever is served and by whoever gives up.
+struct Waiting<'a> {
+    account: &'a Account,
+    ticket: Ticket,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.account.state().queue.leave(&self.ticket);
+        self.account.metrics.waiting.dec();
+    }
+}
+
+/// A request's part of an account. It is one of those in flight until this is dropped.
+pub struct Permit {
+    account: Arc<Account>,
+    amounts: [u64; 4],
+    open: bool,
+}
+
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Permit").field("account", &self.account.name).finish_non_exhaustive()
+    }
+}
+
+impl Permit {
+    /// Nobody was asked: as if it had not been taken.
+    pub fn cancel(mut self) {
+        self.close(Some([0; 4]));
+    }
+
+    /// The request was made and used so much. Without a number what was reserved is what it used.
+    pub fn settle(mut self, usage: Option<Usage>) {
+        let used = usage.map(|usage| {
+            let both = usage.prompt.saturating_add(usage.completion);
+            [1, both, usage.prompt, usage.completion]
+        });
+        self.close(used);
+    }
+
+    fn close(&mut self, used: Option<[u64; 4]>) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        let mut state = self.account.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        for ((bucket, reserved), used) in state.buckets.iter_mut().zip(self.amounts).zip(used.unwrap_or(self.amounts)) {
+            if let Some(bucket) = bucket {
+                settle(bucket, reserved, used);
+            }
+        }
+        state.queue.ring();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.close(None);
+    }
+}
+
+const fn limits(quota: &Quota) -> [Option<u64>; 4] {
+    [quota.requests_per_minute, quota.tokens_per_minute, quota.input_tokens_per_minute, quota.output_tokens_per_minute]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::admission::tests::metrics;
+
+    fn account(change: impl FnOnce(&mut Quota)) -> Arc<Account> {
+        let mut quota = Quota::default();
+        change(&mut quota);
+        Account::new("provider", quota, None, &metrics())
+    }
+
+    fn order(input: u64, output: u64) -> Order {
+        Order { input, output: Demand { stated: output, assumed: 0 } }
+    }
+
+    fn soon() -> tokio::time::Instant {
+        tokio::time::Instant::now() + Duration::from_secs(60)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn input_and_output_are_counted_apart_and_settled() {
+        let account = account(|q| (q.input_tokens_per_minute, q.output_tokens_per_minute) = (Some(100), Some(50)));
+        let permit = account.admit(order(10, 50), Risk::Low, soon()).await.unwrap();
+        let wait = account.admit(order(10, 1), Risk::Low, soon()).await.unwrap_err();
+        assert_eq!(wait.as_millis(), 1_200);
+        permit.settle(Some(Usage { prompt: 90, cached: 0, completion: 20 }));
+        assert!(account.admit(order(11, 1), Risk::Low, soon()).await.is_err(), "more input was used than estimated");
+        assert!(account.admit(order(10, 30), Risk::Low, soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn high_risk_is_served_first_and_low_does_not_wait() {
+        let account = account(|q| q.max_concurrent = Some(1));
+        let first = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
+        assert!(account.admit(order(1, 1), Risk::Low, soon()).await.is_err());
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for risk in [Risk::Medium, Risk::High] {
+            let (account, served) = (account.clone(), served.clone());
+            tasks.push(tokio::spawn(async move {
+                let permit = account.admit(order(1, 1), risk, soon()).await.unwrap();
+                served.lock().unwrap().push(risk);
+                permit.settle(None);
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(account.state().queue.len(), 2);
+        first.settle(None);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*served.lock().unwrap(), [Risk::High, Risk::Medium]);
+        assert!(account.state().queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_with_patience_or_the_deadline_and_leaves_the_queue() {
+        let account = account(|q| q.max_concurrent = Some(1));
+        let _held = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
+        let waited = async |risk, most| {
+            let begin = tokio::time::Instant::now();
+            assert!(account.admit(order(1, 1), risk, begin + Duration::from_secs(most)).await.is_err());
+            begin.elapsed().as_secs()
+        };
+        assert_eq!((waited(Risk::High, 60).await, waited(Risk::Medium, 60).await), (10, 2));
+        assert_eq!((waited(Risk::High, 6).await, waited(Risk::Low, 60).await), (3, 0));
+        let leaves = account.admit(order(1, 1), Risk::High, soon());
+        assert!(tokio::time::timeout(Duration::from_secs(1), leaves).await.is_err());
+        assert!(account.state().queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_what_cannot_come_in_time() {
+        let account = account(|q| (q.requests_per_minute, q.tokens_per_minute) = (Some(1), Some(100)));
+        assert!(account.admit(order(99, 2), Risk::High, soon()).await.is_err(), "more than it ever holds");
+        account.admit(order(1, 1), Risk::High, soon()).await.unwrap().cancel();
+        account.admit(order(1, 1), Risk::High, soon()).await.unwrap().settle(None);
+        let begin = tokio::time::Instant::now();
+        let wait = account.admit(order(1, 1), Risk::High, soon()).await.unwrap_err();
+        assert!(begin.elapsed().is_zero() && wait > Duration::from_secs(59), "{wait:?}");
+    }
+}
