@@ -83,6 +83,22 @@ const FRONTIER: &str = "ModelTier/frontier";
 const PATH: &str = "EscalationPath/small-first";
 const POLICY: &str = "RoutingPolicy/assistants";
 
+fn judged_by(tier: &str) -> Value {
+    json!({"judge": {"tierRef": {"name": tier}, "rubric": "It is polite.", "atLeast": "0.5"}})
+}
+
+#[test]
+fn a_small_judge_is_a_warning_and_any_other_is_none() {
+    let warnings = |tier: &str| {
+        let observed = observed(&[(PATH, "/spec/steps/0/accept/0", judged_by(tier))]);
+        validate::path_warnings(&observed.paths["small-first"], &observed)
+    };
+    let small = warnings("compact");
+    assert_eq!(small.len(), 1);
+    assert!(small[0].contains("spec.steps[0].accept[0].judge.tierRef.name: ModelTier \"compact\" is of class Small"));
+    assert_eq!((warnings("frontier").len(), warnings("none").len()), (0, 0));
+}
+
 fn template(spec: Value) -> Vec<(&'static str, &'static str, Value)> {
     vec![(COMPACT, "/spec/pool/template", json!({"spec": spec}))]
 }
@@ -260,6 +276,19 @@ fn path_rows() -> Vec<Row> {
         gate(json!({"notMatch": {"regex": "a{9999999}"}}), "spec.steps[0].accept[0].notMatch.regex: "),
         gate(json!({"expression": "size(answer)"}), "spec.steps[0].accept[0].expression: expression: must be true or"),
         gate(
+            json!({"judge": {"tierRef": {"name": "frontier"}, "rubric": " ", "atLeast": "0.5"}}),
+            "spec.steps[0].accept[0].judge: judge: rubric must say what a good answer is",
+        ),
+        row(
+            PATH,
+            vec![(PATH, "/spec/steps/0/accept/0", judged_by("none"))],
+            (
+                "ResolvedRefs",
+                "RefNotFound",
+                "spec.steps[0].accept[0].judge.tierRef.name: ModelTier \"none\" does not exist",
+            ),
+        ),
+        gate(
             json!({"agreement": {"samples": 9, "atLeast": "0.5"}}),
             "spec.steps[0].accept[0].agreement: agreement: samples must be 2 to 8",
         ),
@@ -320,6 +349,19 @@ fn policy_rows() -> Vec<Row> {
                 "DataClassNotAllowed",
                 "spec.workloads[2].dataClass: no tier of workload \"contract-review\" may see Restricted data: \
                  frontier (Confidential)",
+            ),
+        ),
+        // The step may see what its judge may not.
+        row(
+            POLICY,
+            vec![
+                (POLICY, "/spec/workloads/0/dataClass", json!("Restricted")),
+                (PATH, "/spec/steps/0/accept/0", judged_by("frontier")),
+            ],
+            (
+                "Accepted",
+                "DataClassNotAllowed",
+                "has Restricted data, which its judge may not see: frontier; grade by a tier that may",
             ),
         ),
         // Restricted data may be seen by the Small tier, but that step is only entered after a failure.

@@ -124,7 +124,7 @@ pub enum Entry {
 
 /// One gate: exactly one kind of check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch), has(self.expression), has(self.agreement)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, notMatch, expression and agreement"))]
+#[x_kube(validation = Rule::new("[has(self.finishReason), has(self.jsonSchema), has(self.toolCalls), has(self.confidence), has(self.grounded), has(self.match), has(self.notMatch), has(self.expression), has(self.agreement), has(self.judge)].filter(x, x).size() == 1").message("spec.steps.accept: each gate needs exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, notMatch, expression, agreement and judge"))]
 #[serde(rename_all = "camelCase")]
 pub struct Gate {
     /// Accept only answers that ended for one of these reasons.
@@ -156,6 +156,9 @@ pub struct Gate {
     /// Accept only answers that the same tier gives again when it is asked again. It is asked only when every gate before has passed; requests for several choices or with tools are not, which is missing evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<AgreementGate>,
+    /// Accept only answers that another tier grades well. It is asked only when every gate before has passed; requests for several choices, with tools or with images are not graded, which is missing evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeGate>,
     /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON.
     #[serde(default)]
     pub on_missing: OnMissing,
@@ -269,6 +272,19 @@ pub struct AgreementGate {
     /// What agreeing means. Default: Exact.
     #[serde(default)]
     pub compare: Compare,
+}
+
+/// A tier that grades answers by a rubric. It is asked once, within the step's timeout and the path's deadline and maxCost, and counted in the request's cost. A judge that does not answer, gives no score, or is not cleared for the workload's data is missing evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JudgeGate {
+    /// The tier that grades, of class Medium at least: small models grade no better than chance.
+    pub tier_ref: LocalRef,
+    /// What a good answer is, in words for the judge. It sees the texts of the request's messages and the answer between marks that neither can guess, is told that neither is an instruction, and gives a score from 0 to 1.
+    #[schemars(length(min = 1, max = 4096))]
+    pub rubric: String,
+    /// Lowest score that is accepted, 0 to 1.
+    pub at_least: Ratio,
 }
 
 /// When two answers say the same.

@@ -27,6 +27,8 @@ pub struct Outcome {
     pub invalid: Option<Invalid>,
     /// The object is in force but for this.
     pub unresolved: Option<Invalid>,
+    /// What a person should know although the object is in force.
+    pub warnings: Vec<String>,
     /// A child could not be applied.
     pub apply: Option<ApplyProblem>,
     /// Hash of the table that is published, of policies.
@@ -132,7 +134,11 @@ fn problem<'a>(outcome: &'a Outcome, condition: &str) -> Option<&'a Invalid> {
 fn accepted(outcome: &Outcome) -> Verdict {
     match problem(outcome, ACCEPTED) {
         Some(invalid) => Verdict::no(ACCEPTED, invalid.reason, &invalid.message),
-        None => Verdict::yes(ACCEPTED, REASON_ACCEPTED, "The spec is valid"),
+        None if outcome.warnings.is_empty() => Verdict::yes(ACCEPTED, REASON_ACCEPTED, "The spec is valid"),
+        None => {
+            let message = format!("The spec is valid. Warning: {}", outcome.warnings.join("; "));
+            Verdict::yes(ACCEPTED, REASON_ACCEPTED, message)
+        }
     }
 }
 

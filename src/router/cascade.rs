@@ -297,7 +297,7 @@ async fn ask<'s>(
     entry.cost = Money::of(entry.usage, &upstream.tier);
     if stage.asks {
         // In a box: what few paths use must not make the future of every request larger.
-        Box::pin(second_opinion::judge(call, &answer, &mut judgement, entry)).await;
+        Box::pin(second_opinion::judge(call, data_class, context, &answer, &mut judgement, entry)).await;
     }
     verdict(upstream, judgement, answer.logprobs, body, Strip::of(asked.peek, inject), entry)
 }

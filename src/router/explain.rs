@@ -78,7 +78,7 @@ struct StepExplained<'a> {
     /// `always`, `after a failure` or `never`.
     entered: &'static str,
     tiers: Vec<TierExplained<'a>>,
-    gates: Vec<Description>,
+    gates: Vec<Description<'a>>,
     /// Whether a stream would be judged by its beginning.
     commits: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::part;
-use super::gates::{CompiledGate, DecidesOn, compile_all};
+use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
 use super::snapshot::{Refused, Upstream};
 use crate::api::types::{DataClass, Risk};
@@ -41,6 +41,8 @@ pub struct Stage {
     pub logprobs: Option<u8>,
     /// Whether a gate asks somebody before it judges.
     pub asks: bool,
+    /// The tiers that its gates ask for a grade, as far as the table has them.
+    pub judges: Vec<Arc<Upstream>>,
     /// Tokens of content after which a stream may be judged, where its gates can.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
@@ -169,7 +171,11 @@ impl Compiler<'_> {
             let by_beginning = gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole);
             let commit_after = path.commit_after_tokens.filter(|_| by_beginning);
             let asks = gates.iter().any(|gate| gate.asks().is_some());
-            Ok(Stage { gates: gates.clone(), logprobs, asks, commit_after, legs: legs? })
+            let judges = gates.iter().filter_map(|gate| match gate.asks() {
+                Some(Asks::Judge(grade)) => self.tiers.get(&grade.tier).cloned(),
+                _ => None,
+            });
+            Ok(Stage { gates: gates.clone(), logprobs, asks, judges: judges.collect(), commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
         Ok((path.clone(), stages?))

@@ -303,6 +303,15 @@ pub enum Check {
         /// What agreeing means.
         compare: Compare,
     },
+    /// Another tier grades the answer.
+    Judge {
+        /// Name of the tier. One that is not in the table never grades.
+        tier: String,
+        /// What a good answer is.
+        rubric: String,
+        /// Lowest score that passes.
+        at_least: f64,
+    },
 }
 
 /// A class of requests.

@@ -134,3 +134,74 @@ async fn an_answer_without_the_required_agreement_is_never_returned() {
     small.now(Behaviour::Answer("a secret", -0.01));
     assert_eq!(router.ask(&body("intent")).await.status, 502);
 }
+
+/// The usual table, whose first step is judged by a third tier.
+async fn judged(small: Behaviour, judge: Behaviour) -> (FakeUpstream, FakeUpstream, FakeUpstream, Value) {
+    let small = FakeUpstream::start(small).await;
+    let (large, judge) = (FakeUpstream::start(LARGE).await, FakeUpstream::start(judge).await);
+    let check = json!({"judge": {"tier": "judge", "rubric": "It is polite.", "atLeast": 0.7}});
+    let mut given = gated(&small, &large, &[gate(check)]);
+    given["tiers"]["judge"] = given["tiers"]["large"].clone();
+    let port = judge.port;
+    given["tiers"]["judge"]["backend"]["url"]["baseUrl"] = format!("http://127.0.0.1:{port}/v1").into();
+    given["tiers"]["judge"]["model"] = "model-judge".into();
+    (small, large, judge, given)
+}
+
+#[tokio::test]
+async fn a_judge_says_whether_an_answer_is_accepted_and_is_paid() {
+    let (_small, _large, judge, given) =
+        judged(Behaviour::Answer("small says", -3.0), Behaviour::Answer(r#"{"score": 0.8}"#, -0.01)).await;
+    let router = Harness::start(given).await;
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:accepted", "{}", reply.body);
+    assert_eq!(reply.header("x-smallfirst-cost"), "0.00024 USD");
+    let asked: Value = serde_json::from_str(&judge.last_body.lock().unwrap()).expect("JSON");
+    let (rubric, material) = (asked["messages"][0].to_string(), asked["messages"][1].to_string());
+    assert!(rubric.contains("It is polite.") && !rubric.contains("small says"), "{asked}");
+    assert!(material.contains("small says") && material.contains("PROMPT-TEXT"), "{asked}");
+    assert_eq!(asked["model"], "model-judge");
+    let line = line(&router, reply.header("x-request-id")).await;
+    assert_eq!(line["steps"][0]["gates"], json!([{"gate": "judge", "passed": true, "score": 0.8}]));
+    let opinion = &line["steps"][0]["asked"][0];
+    assert_eq!((&opinion["tier"], &opinion["cost"]), (&json!("judge"), &json!("0.00012")));
+    assert!(!line.to_string().contains("small says"));
+    judge.now(Behaviour::Answer("0.6", -0.01));
+    let reply = router.ask(&body("intent")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(judge) large:accepted");
+    assert_eq!(reply.header("x-smallfirst-cost"), "0.00036 USD");
+}
+
+#[tokio::test]
+async fn a_judge_that_gives_no_grade_is_missing_evidence() {
+    let (_small, _large, judge, mut given) =
+        judged(Behaviour::Answer("small says", -3.0), Behaviour::Answer("It is fine.", -0.01)).await;
+    let router = Harness::start(given.clone()).await;
+    let detail = async |body: &str| {
+        let reply = router.ask(body).await;
+        assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(judge) large:accepted");
+        line(&router, reply.header("x-request-id")).await["steps"][0]["gates"][0]["detail"].clone()
+    };
+    assert_eq!(detail(&body("intent")).await, "the judge gave no score");
+    for fault in [Behaviour::Status(500), Behaviour::Reset, Behaviour::Busy(1), Behaviour::Raw("not json")] {
+        judge.now(fault);
+        assert_eq!(detail(&body("intent")).await, "the judge did not answer");
+    }
+    let asked = judge.count();
+    let two = body("intent").replacen('{', "{\"n\":2,", 1);
+    assert_eq!(detail(&two).await, "several choices or tools");
+    given["tiers"]["judge"]["dataClass"] = "Public".into();
+    router.reload(given.clone()).await;
+    assert_eq!(detail(&body("intent")).await, "the judge is not cleared for this data");
+    given["tiers"]["judge"]["dataClass"] = "Restricted".into();
+    given["tiers"]["judge"]["contextTokens"] = 300.into();
+    router.reload(given.clone()).await;
+    assert_eq!(detail(&body("intent")).await, "the judge can't take so long a text");
+    given["tiers"].as_object_mut().expect("tiers").remove("judge");
+    router.reload(given.clone()).await;
+    assert_eq!(detail(&body("intent")).await, "the judge's tier is not there");
+    assert_eq!(judge.count(), asked, "nobody was asked");
+    given["paths"]["up"]["steps"][0]["accept"][0]["onMissing"] = "Accept".into();
+    router.reload(given).await;
+    assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-steps"), "small:accepted");
+}

@@ -142,7 +142,7 @@ pub async fn exchange(address: std::net::SocketAddr, request: &[u8]) -> Reply {
     // As most clients do: everything is sent before the answer is read, even that of a refused request.
     stream.write_all(request).await.unwrap();
     let mut bytes = Vec::new();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     while let Ok(n) = stream.read(&mut buffer).await {
         if n == 0 {
             break;

@@ -16,7 +16,11 @@ pub fn reconcile(context: &Context, key: &Key) -> Reconciled {
     };
     let observed = context.world.namespace(&key.id.0);
     let outcome = match validate::path(&path, &observed) {
-        Ok(valid) => Outcome { unresolved: valid.unresolved, ..Outcome::default() },
+        Ok(valid) => Outcome {
+            unresolved: valid.unresolved,
+            warnings: validate::path_warnings(&path, &observed),
+            ..Outcome::default()
+        },
         Err(invalid) => Outcome { invalid: Some(invalid), ..Outcome::default() },
     };
     let new = status::path(&path, &outcome, Timestamp::now());

@@ -210,3 +210,19 @@ fn what_waits_for_others_is_accepted_but_not_resolved() {
     says(&status.conditions, RESOLVED_REFS, "False", REASON_REF_NOT_FOUND);
     says(&status.conditions, READY, "False", REASON_REF_NOT_FOUND);
 }
+
+#[test]
+fn a_warning_is_said_where_the_object_is_in_force() {
+    let path: EscalationPath = serde_json::from_value(serde_json::json!({
+        "apiVersion": "smallfirst.dev/v1alpha1", "kind": "EscalationPath", "metadata": {"name": "p"},
+        "spec": {"owner": "team", "steps": [{"name": "one", "tierRef": {"name": "t"}}]}
+    }))
+    .expect("a path");
+    let outcome = Outcome { warnings: vec!["a.b: too small".into()], ..Outcome::default() };
+    let status = super::path(&path, &outcome, Timestamp::UNIX_EPOCH);
+    let accepted = status.conditions.iter().find(|c| c.type_ == ACCEPTED).expect("a condition");
+    assert_eq!(
+        (accepted.status.as_str(), accepted.message.as_str()),
+        ("True", "The spec is valid. Warning: a.b: too small")
+    );
+}

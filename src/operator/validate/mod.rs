@@ -15,7 +15,7 @@ mod problems;
 mod template;
 mod tier;
 
-pub use path::path;
+pub use path::{path, path_warnings};
 pub use policy::policy;
 pub use tier::tier;
 

@@ -67,6 +67,9 @@ pub(super) fn resolve(
         }
         let resolved = resolve_step(&mut problems, &mut waiting, &field, step, observed, tiers);
         let compiled = compile_step(&mut problems, &field, step, resolved, tiers);
+        for (field, judge) in judges(&field, step) {
+            resolve_tier(&mut waiting, &format!("{field}.tierRef.name"), &judge.tier_ref, observed, tiers);
+        }
         let Some(class) = compiled.tiers.iter().filter_map(|name| tiers.get(name)).map(|t| t.class).min() else {
             continue;
         };
@@ -118,6 +121,31 @@ fn compile_sticky(problems: &mut Problems, sticky: &api::Sticky) -> table::Stick
             table::Sticky::Prefix { ttl_ms }
         }
     }
+}
+
+/// The judges of a step, each with its field.
+fn judges<'a>(field: &str, step: &'a api::Step) -> impl Iterator<Item = (String, &'a api::JudgeGate)> {
+    let gates = step.accept.iter().enumerate();
+    gates.filter_map(move |(j, gate)| Some((format!("{field}.accept[{j}].judge"), gate.judge.as_ref()?)))
+}
+
+/// What a person should know of a path that is in force all the same.
+#[must_use]
+pub fn path_warnings(path: &EscalationPath, observed: &Observed) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (i, step) in path.spec.steps.iter().enumerate() {
+        for (field, judge) in judges(&format!("spec.steps[{i}]"), step) {
+            let name = &judge.tier_ref.name;
+            if let Some(tier) = observed.tiers.get(name).filter(|tier| tier.spec.class < ModelClass::Medium) {
+                let class = tier.spec.class;
+                warnings.push(format!(
+                    "{field}.tierRef.name: ModelTier {name:?} is of class {class}, and models below Medium grade no \
+                     better than chance"
+                ));
+            }
+        }
+    }
+    warnings
 }
 
 fn commit_after(problems: &mut Problems, streaming: &api::Streaming) -> Option<u32> {
@@ -274,6 +302,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         not_match,
         expression,
         agreement,
+        judge,
         on_missing,
         required,
     } = gate;
@@ -287,6 +316,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         not_match.as_ref().map(|gate| ("notMatch.regex", Check::NotMatch(gate.regex.clone()))),
         expression.as_ref().map(|text| ("expression", Check::Expression(text.clone()))),
         agreement.as_ref().map(|gate| ("agreement", compile_agreement(problems, field, gate))),
+        judge.as_ref().map(|gate| ("judge", compile_judge(problems, field, gate))),
     ]
     .into_iter()
     .flatten()
@@ -304,7 +334,7 @@ fn compile_gate(problems: &mut Problems, field: &str, gate: &api::Gate) -> Optio
         }
         Err(_) => {
             let problem = "exactly one of finishReason, jsonSchema, toolCalls, confidence, grounded, match, \
-                           notMatch, expression and agreement must be set";
+                           notMatch, expression, agreement and judge must be set";
             problems.add(REASON_INVALID, field, problem);
             None
         }
@@ -345,6 +375,14 @@ fn compile_agreement(problems: &mut Problems, field: &str, gate: &api::Agreement
         samples: u32::try_from(gate.samples).unwrap_or_default(),
         at_least: problems.parsed(format!("{field}.agreement.atLeast"), gate.at_least.value()),
         compare: gate.compare,
+    }
+}
+
+fn compile_judge(problems: &mut Problems, field: &str, gate: &api::JudgeGate) -> Check {
+    Check::Judge {
+        tier: gate.tier_ref.name.clone(),
+        rubric: gate.rubric.clone(),
+        at_least: problems.parsed(format!("{field}.judge.atLeast"), gate.at_least.value()),
     }
 }
 

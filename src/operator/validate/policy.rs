@@ -13,7 +13,7 @@ use crate::api::conditions::{
 use crate::api::escalation_path::Entry;
 use crate::api::routing_policy::{self as api, RoutingPolicySpec};
 use crate::operator::observe::Observed;
-use crate::routing::table::{self, Path, RoutingTable};
+use crate::routing::table::{self, Check, Path, RoutingTable};
 
 /// Name of the client when anyone may ask.
 const ANONYMOUS: &str = "anonymous";
@@ -177,6 +177,7 @@ impl Routes<'_> {
             }
         };
         self.check_data_class(problems, &field, workload, &path);
+        self.check_judges(problems, &field, workload, &path);
         self.check_lost(&field, workload, &path);
         let empty = api::Match::default();
         let matches = workload.matches.as_ref().unwrap_or(&empty);
@@ -247,6 +248,23 @@ impl Routes<'_> {
         );
     }
 
+    /// A judge sees the data of every step that it grades: of those that the workload's requests can take.
+    fn check_judges(&self, problems: &mut Problems, field: &str, workload: &api::Workload, path: &str) {
+        let cleared = |name: &String| self.tiers.get(name).is_none_or(|tier| tier.data_class >= workload.data_class);
+        let Some(entry) = self.paths.get(path) else { return };
+        let taken = entry.steps.iter().filter(|step| step.tiers.iter().any(cleared));
+        let wrong: BTreeSet<&String> = taken.flat_map(judges_of).filter(|judge| !cleared(judge)).collect();
+        if !wrong.is_empty() {
+            let problem = format!(
+                "workload {:?} has {} data, which its judge may not see: {}; grade by a tier that may",
+                workload.name,
+                workload.data_class,
+                names(wrong.into_iter())
+            );
+            problems.add(REASON_DATA_CLASS, format!("{field}.dataClass"), problem);
+        }
+    }
+
     /// A tier that is gone takes its step with it. A reference that leads nowhere must not: as long as the tiers
     /// that serve the workload now are in force, they go on until the reference is right (ADR 7).
     fn check_lost(&mut self, field: &str, workload: &api::Workload, path: &str) {
@@ -268,9 +286,18 @@ impl Routes<'_> {
     }
 }
 
-/// Names of the tiers that a path asks.
+/// Names of the tiers that a path asks, for answers or for grades.
 fn used_by(path: &Path) -> BTreeSet<&String> {
-    path.steps.iter().flat_map(|step| &step.tiers).collect()
+    let judges = path.steps.iter().flat_map(judges_of);
+    path.steps.iter().flat_map(|step| &step.tiers).chain(judges).collect()
+}
+
+/// Names of the tiers that grade a step's answers.
+fn judges_of(step: &table::Step) -> impl Iterator<Item = &String> {
+    step.accept.iter().filter_map(|gate| match &gate.check {
+        Check::Judge { tier, .. } => Some(tier),
+        _ => None,
+    })
 }
 
 fn check_clients(problems: &mut Problems, field: &str, spec: &RoutingPolicySpec, matches: &api::Match) {

@@ -21,6 +21,7 @@ mod confidence;
 mod context;
 mod expression;
 mod finish_reason;
+mod grade;
 mod grounded;
 mod json_schema;
 mod leaves;
@@ -37,6 +38,7 @@ use crate::routing::table::{Check, Gate};
 pub use agreement::Agreement;
 pub use context::RequestContext;
 pub use expression::MAX_EXPRESSION_BYTES;
+pub use grade::{Grade, REPLY_TOKENS};
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
 pub use schema_size::MAX_SUBSCHEMAS;
 
@@ -59,6 +61,7 @@ enum Kind {
     JsonSchema(json_schema::JsonSchemaGate),
     Expression(Box<expression::Expression>),
     Agreement(Agreement),
+    Judge(Grade),
     ToolCalls,
 }
 
@@ -67,6 +70,8 @@ enum Kind {
 pub enum Asks<'a> {
     /// The same tier, again.
     Again(&'a Agreement),
+    /// Another tier, for a grade.
+    Judge(&'a Grade),
 }
 
 /// What a gate decides on.
@@ -82,7 +87,7 @@ pub enum DecidesOn {
 
 /// What is known of a gate before there is an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Description {
+pub struct Description<'a> {
     /// Name of the gate as in the API.
     pub gate: &'static str,
     /// What it decides on.
@@ -94,6 +99,9 @@ pub struct Description {
     /// More answers that it asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<u32>,
+    /// The tier that it asks for a grade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<&'a str>,
 }
 
 /// What one gate found, also as the access log has it.
@@ -182,6 +190,7 @@ impl CompiledGate {
             Check::Agreement { samples, at_least, compare } => {
                 Kind::Agreement(Agreement::compile(*samples, *at_least, *compare)?)
             }
+            Check::Judge { tier, rubric, at_least } => Kind::Judge(Grade::compile(tier, rubric, *at_least)?),
             Check::ToolCalls {} => Kind::ToolCalls,
         })
     }
@@ -198,6 +207,7 @@ impl CompiledGate {
             Kind::JsonSchema(_) => "jsonSchema",
             Kind::Expression(_) => "expression",
             Kind::Agreement(_) => "agreement",
+            Kind::Judge(_) => "judge",
             Kind::ToolCalls => "toolCalls",
         }
     }
@@ -231,6 +241,7 @@ impl CompiledGate {
             Kind::Grounded(_) => 5,
             Kind::Expression(_) => 6,
             Kind::Agreement(_) => 7,
+            Kind::Judge(_) => 8,
         }
     }
 
@@ -253,16 +264,19 @@ impl CompiledGate {
 
     /// What is known of it before there is an answer.
     #[must_use]
-    pub const fn describe(&self) -> Description {
+    pub fn describe(&self) -> Description<'_> {
+        let (samples, judge) = match self.asks() {
+            Some(Asks::Again(agreement)) => (Some(agreement.samples), None),
+            Some(Asks::Judge(grade)) => (None, Some(grade.tier.as_str())),
+            None => (None, None),
+        };
         Description {
             gate: self.name(),
             decides_on: self.decides_on(),
             on_missing: self.on_missing,
             required: self.required,
-            samples: match self.asks() {
-                Some(Asks::Again(agreement)) => Some(agreement.samples),
-                None => None,
-            },
+            samples,
+            judge,
         }
     }
 
@@ -271,6 +285,7 @@ impl CompiledGate {
     pub const fn asks(&self) -> Option<Asks<'_>> {
         match &self.kind {
             Kind::Agreement(agreement) => Some(Asks::Again(agreement)),
+            Kind::Judge(grade) => Some(Asks::Judge(grade)),
             _ => None,
         }
     }
@@ -319,7 +334,7 @@ impl CompiledGate {
             Kind::JsonSchema(gate) => gate.judge(request, choice, content),
             Kind::ToolCalls => tool_calls::judge(request, choice),
             Kind::Expression(gate) => gate.judge(request, answer.usage, choice, content),
-            Kind::Agreement(_) => Finding::missing("nobody was asked"),
+            Kind::Agreement(_) | Kind::Judge(_) => Finding::missing("nobody was asked"),
         }
     }
 }
