@@ -131,7 +131,13 @@ class Faults(Case):
 
         begin = time.monotonic()
         pieces, ids, reason = stream(20, kill)
-        print(f"\n  a stream of {len(pieces)} pieces whose engines were killed at the 20th took {time.monotonic() - begin:.1f} s")
+        took = time.monotonic() - begin
+        # Where two words are as likely, an engine with another state of its cache may choose the other one.
+        same = "the same text as without" if pieces == whole else "another text than without"
+        print(f"\n  a stream of {len(pieces)} pieces whose engines were killed at the 20th took {took:.1f} s; {same}")
         self.assertGreaterEqual(len(killed), 2)
-        self.assertEqual("".join(pieces), "".join(whole))
-        self.assertEqual((len(ids), reason), (1, "length"))
+        # Neither a token too few nor one twice: those before the break, and the rest of what was allowed.
+        self.assertEqual((len(pieces), len(ids), reason), (asked["max_tokens"], 1, "length"))
+        text = "".join(pieces)
+        begun = text[: len("".join(pieces[:20]))]
+        self.assertEqual(text.count(begun[-40:]), 1, f"said twice: {text}")
