@@ -213,9 +213,8 @@ fn exhausted(trace: &Trace<'_>, last: Option<&CallError>) -> Problem {
     match last.and_then(|e| e.reason) {
         Some(FailoverReason::RateLimited) => {
             let message = format!("every tier is at its limit; steps: {steps}");
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "capacity", message);
-            let seconds = last.and_then(|e| e.retry_after).map_or(1, |d| d.as_secs().max(1));
-            Problem { retry_after: Some(seconds), ..problem }
+            let wait = last.and_then(|e| e.retry_after).unwrap_or_default();
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "capacity", message).after(wait)
         }
         Some(FailoverReason::Timeout) => {
             let message = format!("no tier answered in time; steps: {steps}");

@@ -1,5 +1,7 @@
 //! Errors in OpenAI's dialect, with a message that says what to mend. Never a word of an upstream's own.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -60,6 +62,13 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", message)
     }
 
+    /// The same, with the time after which it may go better: whole seconds, never fewer than are needed, at least one.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        Self { retry_after: Some(seconds.max(1)), ..self }
+    }
+
     /// The error as JSON.
     #[must_use]
     pub fn body(&self) -> Bytes {
@@ -86,5 +95,18 @@ impl Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_come_too_early() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (1_500, 2), (60_000, 60)] {
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "requests", "capacity", "full");
+            assert_eq!(problem.after(Duration::from_millis(millis)).retry_after, Some(seconds), "{millis} ms");
+        }
     }
 }

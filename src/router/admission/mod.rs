@@ -122,11 +122,7 @@ pub fn over(refusal: &Refusal) -> Problem {
          try again in {}",
         span(*wait)
     );
-    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, counted, "rate_limit_exceeded", message);
-    Problem {
-        retry_after: Some(wait.as_nanos().div_ceil(1_000_000_000).try_into().unwrap_or(u64::MAX).max(1)),
-        ..problem
-    }
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, counted, "rate_limit_exceeded", message).after(*wait)
 }
 
 #[cfg(test)]
