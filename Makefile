@@ -58,7 +58,7 @@ bench: build ## Measure the router beside nginx, about two minutes on an idle ma
 FAULTS := benches/faults
 
 .PHONY: faults
-faults: failover swaps streams soak ## Run all four of the next on an idle machine, about a quarter of an hour: target/bench/*.json
+faults: failover swaps streams resume soak ## Run all five of the next on an idle machine, about a quarter of an hour: target/bench/*.json
 
 .PHONY: failover
 failover: build ## Break a replica, then a whole tier, under load: no client may notice
@@ -75,6 +75,10 @@ streams: build ## Check every event of 2,000 streams at once
 .PHONY: soak
 soak: build ## Ten minutes of faults and clients that leave: memory and descriptors stay
 	$(FAULTS)/soak.py --smallfirst target/release/smallfirst
+
+.PHONY: resume
+resume: build ## Kill and freeze real engines in mid-stream: the client's stream goes on
+	$(FAULTS)/resume.py --smallfirst target/release/smallfirst
 
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
