@@ -5,7 +5,7 @@
 //! answer, and something new. What is kept is a keyed hash, in memory, of this router alone, and bounded: when there is no
 //! room, conversations that were not seen again go first.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -76,9 +76,9 @@ impl Sticky {
 
     /// A path that has other steps than it had is another path.
     fn key(&self, route: &Route, client: Option<usize>, parts: &[&[u8]]) -> u64 {
-        let steps: Vec<&str> = route.path.steps.iter().map(|step| step.name.as_str()).collect();
         let mut hasher = self.hash.build_hasher();
-        (&route.workload, steps, client, parts).hash(&mut hasher);
-        std::hash::Hasher::finish(&hasher)
+        (&route.workload, client, parts).hash(&mut hasher);
+        route.path.steps.iter().for_each(|step| step.name.hash(&mut hasher));
+        hasher.finish()
     }
 }
