@@ -140,6 +140,25 @@ fn tier_rows() -> Vec<Row> {
             json!({"serviceRef": {"name": "a", "port": 1}}),
             "spec: exactly one of pool, provider and service must be set",
         ),
+        compact(
+            "/spec/health",
+            json!({"consecutiveFailures": 0}),
+            "spec.health.consecutiveFailures: 0 must be 1 to 1000",
+        ),
+        compact("/spec/health", json!({"errorRatio": "0.0"}), "spec.health.errorRatio: must be above 0"),
+        compact("/spec/health", json!({"errorRatio": "2"}), "spec.health.errorRatio: \"2\" is not a ratio"),
+        compact("/spec/health", json!({"window": "0s"}), "spec.health.window: must be more than zero"),
+        compact("/spec/health", json!({"latencyLimit": "0s"}), "spec.health.latencyLimit: must be more than zero"),
+        compact(
+            "/spec/health",
+            json!({"recovery": {"probes": 101}}),
+            "spec.health.recovery.probes: 101 must be 1 to 100",
+        ),
+        compact(
+            "/spec/health",
+            json!({"recovery": {"after": "3m"}}),
+            "spec.health.recovery.maxAfter: 2m must be at least spec.health.recovery.after, which is 3m",
+        ),
         frontier("/spec/prices", Value::Null, "spec.prices: a tier with a provider needs a price"),
         frontier("/spec/provider/quota", json!({"share": "0.5"}), "spec.provider.quota: at least one of requestsPerMi"),
         frontier(

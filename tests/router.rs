@@ -16,6 +16,8 @@ mod fake_upstream;
 mod gates;
 #[path = "router/harness.rs"]
 mod harness;
+#[path = "router/health.rs"]
+mod health;
 #[path = "router/hostile.rs"]
 mod hostile;
 #[path = "router/limits.rs"]

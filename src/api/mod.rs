@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod crd;
 pub mod escalation_path;
+pub mod health;
 pub mod model_tier;
 pub mod routing_policy;
 pub mod types;

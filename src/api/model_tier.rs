@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use super::types::{DataClass, Decimal, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
@@ -79,6 +80,9 @@ pub struct ModelTierSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1), extend("x-kubernetes-list-type" = "atomic"))]
     pub prices: Vec<Price>,
+    /// When the tier, or one of its endpoints, is left alone, and how it is tried again.
+    #[serde(default)]
+    pub health: Health,
     /// Serve the model in this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,

@@ -8,11 +8,12 @@ use tokio::time::timeout_at;
 
 use super::admission::account::{Account, Order, Permit};
 use super::answer::{Answer, Usage};
-use super::breaker::{Circuit, jitter};
-use super::call::{Body, CallError, Wants, call};
+use super::breaker::{Circuit, Fault, jitter};
+use super::call::{Answered, Body, CallError, Wants, call};
 use super::cascade::{Asked, World};
+use super::ejection::{endpoint_failed, tier_failed};
 use super::endpoints::choose;
-use super::frozen::{SET_ASIDE, frozen};
+use super::frozen::frozen;
 use super::money::Money;
 use super::route::Stage;
 use super::snapshot::Upstream;
@@ -41,6 +42,7 @@ pub(super) struct Call<'a, 's> {
 /// Calls a tier if its account and its circuit let it, and tells them how it went.
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
+    let rules = &upstream.rules;
     let permit = match &upstream.account {
         Some(account) => reserve(asking, account).await?,
         None => None,
@@ -57,25 +59,34 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
     // With one endpoint the tier's circuit is the endpoint's. Of several, each has a limit of its own.
     let alone = upstream.endpoints(world.endpoints).len() == 1;
     match &answered {
-        Ok(_) => upstream.circuit().success(now),
-        Err(CallError { reason: None | Some(FailoverReason::ContextOverflow), .. }) => upstream.circuit().success(now),
-        Err(error) if alone => blame(&mut upstream.circuit(), error, now, world),
-        Err(error) if error.counts => upstream.circuit().failure(now, jitter(world.random)),
-        Err(_) => upstream.circuit().release(),
+        Ok(answered) if alone && rules.is_slow(answered.began) => {
+            tier_failed(upstream, Fault::Slow, now, jitter(world.random));
+        }
+        Ok(_) | Err(CallError { reason: None | Some(FailoverReason::ContextOverflow), .. }) => {
+            upstream.circuit().success(rules, now);
+        }
+        Err(error) => {
+            let paused = alone && pause(&mut upstream.circuit(), error, now, world);
+            if error.counts && !paused {
+                tier_failed(upstream, Fault::NoAnswer, now, jitter(world.random));
+            } else {
+                upstream.circuit().release();
+            }
+        }
     }
-    answered
+    answered.map(|Answered { answer, body, .. }| (answer, body))
 }
 
-/// Tells a circuit of a failure: a pause that was asked for is obeyed, a limit without one is backed off from.
-fn blame(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'_>) {
+/// Opens a circuit for a pause that was asked for, or for a back-off from a limit without one. False: the failure asks for
+/// neither.
+fn pause(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'_>) -> bool {
     use FailoverReason::{RateLimited, ServerError};
     match (error.reason, error.retry_after) {
         (Some(RateLimited | ServerError), Some(pause)) => circuit.open(now + pause),
         (Some(RateLimited), None) => circuit.throttled(now, jitter(world.random)),
-        _ if error.counts => circuit.failure(now, jitter(world.random)),
-        // Nobody may have been asked.
-        _ => circuit.release(),
+        _ => return false,
     }
+    true
 }
 
 /// Takes the request's part of the account's quota, waiting for it if need be.
@@ -93,10 +104,10 @@ async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option
 }
 
 /// Corrects what was reserved by what came of it. A stream that goes on does so at its end.
-fn settle(permit: Permit, answered: &mut Result<(Answer, Body), CallError>) {
+fn settle(permit: Permit, answered: &mut Result<Answered, CallError>) {
     match answered {
-        Ok((_, Body::Live(live))) => live.permit = Some(permit),
-        Ok((answer, _)) => permit.settle(answer.usage),
+        Ok(Answered { body: Body::Live(live), .. }) => live.permit = Some(permit),
+        Ok(Answered { answer, .. }) => permit.settle(answer.usage),
         // Who was not reached or said no has counted no tokens. Who did not come to an end may have.
         Err(error) => {
             let nothing = error.status.is_some() || error.reason == Some(FailoverReason::Unreachable);
@@ -106,7 +117,7 @@ fn settle(permit: Permit, answered: &mut Result<(Answer, Body), CallError>) {
 }
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
-async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallError> {
     let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
     let endpoints = upstream.endpoints(world.endpoints);
     let mut tried = Vec::new();
@@ -144,7 +155,7 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
                 result = called => result,
                 () = frozen(world.pool, &endpoint, health) => {
                     guard.done();
-                    endpoint.circuit().open(Instant::now() + SET_ASIDE);
+                    endpoint.circuit().eject(&upstream.rules, Instant::now(), jitter(world.random));
                     last = CallError::of(FailoverReason::ServerError, "frozen");
                     tried.push(endpoint);
                     replay = true;
@@ -154,13 +165,24 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body),
         };
         let result = result.unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
         guard.done();
+        let (rules, now) = (&upstream.rules, Instant::now());
         match result {
             Ok(answered) => {
-                endpoint.circuit().success(Instant::now());
+                if rules.is_slow(answered.began) {
+                    endpoint_failed(upstream, endpoints, &endpoint, Fault::Slow, now, jitter(world.random));
+                } else {
+                    endpoint.circuit().success(rules, now);
+                }
                 return Ok(answered);
             }
             Err(error) => {
-                blame(&mut endpoint.circuit(), &error, Instant::now(), world);
+                let paused = pause(&mut endpoint.circuit(), &error, now, world);
+                if error.counts && !paused {
+                    endpoint_failed(upstream, endpoints, &endpoint, Fault::NoAnswer, now, jitter(world.random));
+                } else {
+                    // Nobody may have been asked.
+                    endpoint.circuit().release();
+                }
                 let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
                 last = error;
                 tried.push(endpoint);

@@ -78,6 +78,17 @@ pub struct Wants {
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What an endpoint answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it says.
+    pub answer: Answer,
+    /// How it says it.
+    pub body: Body,
+    /// Time from the call to the first event of a stream, or to the head of any other reply.
+    pub began: Duration,
+}
+
 /// Calls an endpoint and reads its answer.
 ///
 /// # Errors
@@ -89,8 +100,10 @@ pub async fn call(
     body: &Bytes,
     request_id: &HeaderValue,
     wants: Wants,
-) -> Result<(Answer, Body), CallError> {
+) -> Result<Answered, CallError> {
+    let begin = Instant::now();
     let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
+    let mut began = begin.elapsed();
     let streams = is_stream(&response);
     if streams && !wants.stream {
         return Err(CallError::of(FailoverReason::ServerError, "a stream that nobody asked for"));
@@ -98,8 +111,10 @@ pub async fn call(
     let (answer, body) = if streams {
         let mut live = Live::new(response.into_body(), connection, occupied);
         let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
-        if let Some(answer) = live.begin(enough).await? {
-            return Ok((answer, Body::Live(Box::new(live))));
+        let prefix = live.begin(enough).await?;
+        began = live.began().map_or(began, |at| at - begin);
+        if let Some(answer) = prefix {
+            return Ok(Answered { answer, body: Body::Live(Box::new(live)), began });
         }
         let Live { mut events, reader, connection, .. } = live;
         pool.put(endpoint, connection);
@@ -110,7 +125,7 @@ pub async fn call(
         pool.put(endpoint, connection);
         (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
     };
-    Ok((answer.map_err(broken)?, body))
+    Ok(Answered { answer: answer.map_err(broken)?, body, began })
 }
 
 /// Calls an endpoint for a stream, of which nothing is read.

@@ -19,8 +19,6 @@ use super::pool::Pool;
 const SILENT: Duration = Duration::from_millis(500);
 /// Longest time for an endpoint that lives to say so.
 const PROBE: Duration = Duration::from_millis(300);
-/// Time for which a frozen endpoint is left alone.
-pub const SET_ASIDE: Duration = Duration::from_secs(5);
 
 /// Waits until the endpoint turns out to be frozen, which may be never.
 pub async fn frozen(pool: &Pool, endpoint: &Arc<Endpoint>, health: &Uri) {

@@ -37,8 +37,8 @@ pub struct Live {
     incoming: Incoming,
     parser: Parser,
     read: usize,
-    /// The event that it began with.
-    first: Option<Bytes>,
+    /// The event that it began with, and when it came.
+    first: Option<(Bytes, Instant)>,
     /// Where it is joined to the stream that it continues.
     pub seam: Option<Seam>,
     /// The event that ends the stream has come: what follows is none of it.
@@ -146,15 +146,21 @@ impl Live {
             self.events.truncate(end);
         }
         if self.first.is_none() {
-            self.first = self.events.first().cloned();
+            self.first = self.events.first().map(|event| (event.clone(), Instant::now()));
         }
         Ok(true)
     }
 
     /// The event that it began with.
     #[must_use]
-    pub const fn first(&self) -> Option<&Bytes> {
-        self.first.as_ref()
+    pub fn first(&self) -> Option<&Bytes> {
+        self.first.as_ref().map(|(event, _)| event)
+    }
+
+    /// When its first event came, if one has.
+    #[must_use]
+    pub fn began(&self) -> Option<Instant> {
+        self.first.as_ref().map(|(_, at)| *at)
     }
 
     /// Tokens of content so far.

@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::api::types::{DataClass, ModelClass};
-    use crate::routing::table::Backend;
+    use crate::routing::table::{Backend, Health};
 
     fn tier(input: u64, cached: u64, output: u64) -> Tier {
         Tier {
@@ -151,6 +151,7 @@ mod tests {
             output_price: output,
             concurrency: None,
             account: None,
+            health: Health::default(),
             backend: Backend::Url { base_url: "http://x".into(), credential: None },
         }
     }

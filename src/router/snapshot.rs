@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::admission::account::Account;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::{part, part_of_quota};
-use super::breaker::Circuit;
+use super::breaker::{Circuit, Rules};
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
 use super::retry_budget::{Retries, RetryBudget};
@@ -72,6 +72,8 @@ pub struct Upstream {
     pub account: Option<Arc<Account>>,
     /// Whether it answers.
     pub circuit: Arc<Mutex<Circuit>>,
+    /// When its circuit and those of its endpoints open and close.
+    pub rules: Rules,
     /// Whether its engine was seen to continue an answer; unset until that is asked.
     pub continues: Arc<OnceLock<bool>>,
     /// How often a request may be tried again.
@@ -206,6 +208,7 @@ fn compile_tiers(
         let budget = old.map(|o| o.retries.budget.clone());
         let budget = budget.unwrap_or_else(|| Arc::new(RetryBudget::new(Instant::now())));
         let retries = metrics.retries(name, budget);
+        let rules = Rules::from(&tier.health);
         let (name, tier) = (name.clone(), tier.clone());
         let account = tier.account.as_ref().and_then(|account| accounts.get(&account.name)).cloned();
         let upstream = Upstream {
@@ -216,6 +219,7 @@ fn compile_tiers(
             authorization,
             account,
             circuit,
+            rules,
             continues,
             retries,
             place,

@@ -114,8 +114,45 @@ pub struct Tier {
     pub concurrency: Option<u32>,
     /// The provider's account, where it has a quota to keep: the same for all tiers of the account.
     pub account: Option<Account>,
+    /// When the tier or one of its endpoints is left alone.
+    #[serde(default)]
+    pub health: Health,
     /// Where requests go.
     pub backend: Backend,
+}
+
+/// When a tier or one of its endpoints is left alone, and how it is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// Failures in a row.
+    pub consecutive_failures: u32,
+    /// Share of failures, above 0 to 1.
+    pub error_ratio: f64,
+    /// Time over which the share is taken, in milliseconds.
+    pub window_ms: u64,
+    /// An answer that begins later is a failure, in milliseconds.
+    pub latency_limit_ms: Option<u64>,
+    /// First time for which it is left alone, in milliseconds.
+    pub recovery_after_ms: u64,
+    /// Longest such time, in milliseconds.
+    pub recovery_max_after_ms: u64,
+    /// Tries in a row that must succeed.
+    pub recovery_probes: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            error_ratio: 0.5,
+            window_ms: 30_000,
+            latency_limit_ms: None,
+            recovery_after_ms: 5_000,
+            recovery_max_after_ms: 120_000,
+            recovery_probes: 1,
+        }
+    }
 }
 
 /// An account of a provider.

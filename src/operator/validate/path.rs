@@ -281,7 +281,7 @@ fn compile_step(
 }
 
 /// A duration in milliseconds that is not zero: a bound of zero would refuse everything.
-fn positive(problems: &mut Problems, field: &str, duration: &Duration) -> u64 {
+pub(super) fn positive(problems: &mut Problems, field: &str, duration: &Duration) -> u64 {
     match duration.millis() {
         Ok(0) => {
             problems.add(REASON_INVALID, field, "must be more than zero");

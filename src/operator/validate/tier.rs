@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problems::Problems;
-use super::{Invalid, Valid, accounts, template};
+use super::{Invalid, Valid, accounts, health, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider};
@@ -41,6 +41,7 @@ pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
         output_price: price.output,
         concurrency: concurrency(&mut problems, spec.pool.as_ref()),
         account: spec.provider.as_ref().map(|provider| accounts::account(&mut problems, provider)),
+        health: health::health(&mut problems, &spec.health),
         backend: backend(&mut problems, tier),
     };
     problems.into_result(ACCEPTED, Valid { value: entry, unresolved: None })

@@ -16,9 +16,10 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::Usage;
 use super::body::peek;
-use super::breaker::jitter;
+use super::breaker::{Fault, jitter};
 use super::call::open;
 use super::continuation::{Rest, Seam, rest};
+use super::ejection::{endpoint_failed, tier_failed};
 use super::endpoints::{Endpoint, choose};
 use super::exchange::Exchange;
 use super::live::{End, Live, broken_off};
@@ -94,8 +95,9 @@ fn settle(trace: &mut Trace<'_>, live: &mut Live, upstream: &Upstream, end: End,
     }
     if end == End::Broken {
         let jitter = jitter(|bound| exchange.shared.random(bound));
-        upstream.circuit().failure(Instant::now(), jitter);
-        live.endpoint().circuit().failure(Instant::now(), jitter);
+        let (now, endpoints) = (Instant::now(), exchange.shared.endpoints.load());
+        tier_failed(upstream, Fault::NoAnswer, now, jitter);
+        endpoint_failed(upstream, upstream.endpoints(&endpoints), live.endpoint(), Fault::NoAnswer, now, jitter);
     }
 }
 
@@ -169,16 +171,17 @@ async fn anywhere(
         };
         match opened {
             Ok(stream) => {
-                endpoint.circuit().success(Instant::now());
+                endpoint.circuit().success(&upstream.rules, Instant::now());
                 return stream;
             }
             Err(error) if error.reason.is_none() => {
-                endpoint.circuit().success(Instant::now());
+                endpoint.circuit().success(&upstream.rules, Instant::now());
                 return None;
             }
             Err(error) => {
                 if error.counts {
-                    endpoint.circuit().failure(Instant::now(), jitter(random));
+                    let all = upstream.endpoints(&endpoints);
+                    endpoint_failed(upstream, all, &endpoint, Fault::NoAnswer, Instant::now(), jitter(random));
                 } else {
                     endpoint.circuit().release();
                 }

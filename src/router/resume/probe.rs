@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::router::call::{CallError, Wants, call};
+use crate::router::call::{Answered, CallError, Wants, call};
 use crate::router::endpoints::Endpoint;
 use crate::router::exchange::Exchange;
 use crate::router::snapshot::Upstream;
@@ -62,7 +62,7 @@ async fn ask(
 ) -> Result<String, CallError> {
     let wants = Wants { stream: true, commit_after: None, alternatives: false };
     let body = Bytes::from(body.to_string());
-    let (answer, _) = call(exchange.pool, upstream, endpoint, &body, exchange.id, wants).await?;
+    let Answered { answer, .. } = call(exchange.pool, upstream, endpoint, &body, exchange.id, wants).await?;
     Ok(answer.choices.into_iter().next().map(|choice| choice.content).unwrap_or_default())
 }
 
