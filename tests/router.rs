@@ -8,6 +8,8 @@ mod client_faults;
 mod commit_bar;
 #[path = "router/control_faults.rs"]
 mod control_faults;
+#[path = "router/degraded.rs"]
+mod degraded;
 #[path = "router/explain.rs"]
 mod explain;
 #[path = "router/fake_upstream.rs"]

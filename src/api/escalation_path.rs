@@ -312,7 +312,7 @@ pub struct RegexGate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// What sends a request on to the next step. Default: all of them.
+    /// What sends a request on to the next step. Default: all of them. A tier is Degraded while it is left alone after failures (health of the ModelTier). Where a workload of risk High uses it, it is Degraded too for Low, and at the number in brackets for Medium: where its provider says that under 10% (5%) of a limit is left, where half (three quarters) of its endpoints are set aside, and, when it is tried again, for a fifth (a tenth) of the time for which it was left alone.
     #[serde(default = "default_reasons")]
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub reasons: Vec<FailoverReason>,
@@ -343,7 +343,7 @@ pub enum FailoverReason {
     RateLimited,
     /// The tier answered 5xx, or something that is no answer.
     ServerError,
-    /// The tier's circuit is open.
+    /// The tier is left alone after failures, or what is left of it is for workloads of risk High.
     Degraded,
     /// The request does not fit the tier's context.
     ContextOverflow,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{Duration, Ratio};
 
-/// When routers leave a tier or one of its endpoints alone, each router by what it saw itself. Of a tier with several endpoints the one that fails is set aside, and the tier is Degraded where all are or where it fails as a whole; of a tier with one it is the tier. An endpoint whose failures in a row gave no answer at all is always set aside; by errorRatio, or for slow answers, at most half of a tier's endpoints ever are. Requests that are themselves wrong (4xx other than 408, 429 and those that speak of the tier's key or address) are no failures.
+/// When a tier, or one of its endpoints, is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.errorRatio) || !self.errorRatio.matches('^0([.]0+)?$')").message("spec.health.errorRatio: must be above 0"))]
 #[serde(rename_all = "camelCase")]
@@ -24,12 +24,12 @@ pub struct Health {
     /// An answer that begins later counts as a failure of whoever gave it; it is used all the same. A stream begins with its first event, which is the time to the first token. An answer in one piece begins with the head of its reply, which most engines send when all of it is made. Default: none, only the step's timeout counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_limit: Option<Duration>,
-    /// How it is tried again.
+    /// How it is tried again: by one request at a time, first by those of workloads with risk High where such use the tier.
     #[serde(default)]
     pub recovery: Recovery,
 }
 
-/// How a tier or endpoint that was left alone is tried again: one request at a time.
+/// How what was left alone is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recovery {

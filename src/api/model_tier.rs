@@ -80,7 +80,7 @@ pub struct ModelTierSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1), extend("x-kubernetes-list-type" = "atomic"))]
     pub prices: Vec<Price>,
-    /// When the tier, or one of its endpoints, is left alone, and how it is tried again.
+    /// When routers leave the tier or one of its endpoints alone, each by what it saw itself, and how it is tried again. Of several endpoints the one that fails is set aside, always after failures in a row without any answer; by errorRatio, or for late answers, at most half of them ever are. Requests that are themselves wrong are no failures. Default: every field's own.
     #[serde(default)]
     pub health: Health,
     /// Serve the model in this cluster.

@@ -11,6 +11,7 @@ use super::answer::{Answer, Usage};
 use super::breaker::{Circuit, Fault, jitter};
 use super::call::{Answered, Body, CallError, Wants, call};
 use super::cascade::{Asked, World};
+use super::degraded::gives_way;
 use super::ejection::{endpoint_failed, tier_failed};
 use super::endpoints::choose;
 use super::frozen::frozen;
@@ -43,6 +44,9 @@ pub(super) struct Call<'a, 's> {
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
+    if gives_way(upstream, upstream.endpoints(world.endpoints), asking.risk) {
+        return Err(CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High"));
+    }
     let permit = match &upstream.account {
         Some(account) => reserve(asking, account).await?,
         None => None,
@@ -82,7 +86,7 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
 fn pause(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'_>) -> bool {
     use FailoverReason::{RateLimited, ServerError};
     match (error.reason, error.retry_after) {
-        (Some(RateLimited | ServerError), Some(pause)) => circuit.open(now + pause),
+        (Some(RateLimited | ServerError), Some(pause)) => circuit.open(now, pause),
         (Some(RateLimited), None) => circuit.throttled(now, jitter(world.random)),
         _ => return false,
     }

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::api::types::Risk;
 use crate::routing::table::Health;
 
 /// Requests in a window below which the error ratio says nothing.
@@ -71,6 +72,8 @@ pub struct Circuit {
     unanswered: u32,
     window: Window,
     open_until: Option<Instant>,
+    /// How long it was to stay open.
+    pause: Duration,
     probing_since: Option<Instant>,
     /// Probes in a row that succeeded.
     passed: u32,
@@ -103,6 +106,23 @@ impl Circuit {
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.open_until.is_some()
+    }
+
+    /// Until when it stays open; some time in the past while it is half-open.
+    #[must_use]
+    pub const fn open_until(&self) -> Option<Instant> {
+        self.open_until
+    }
+
+    /// Whether the probe is left to requests of a higher risk: those of High try first, others only when none of it came.
+    #[must_use]
+    pub fn spares(&self, risk: Risk, now: Instant) -> bool {
+        let longer = match risk {
+            Risk::Low => self.pause / 5,
+            Risk::Medium => self.pause / 10,
+            Risk::High => Duration::ZERO,
+        };
+        self.open_until.is_some_and(|until| now < until + longer)
     }
 
     /// A request was answered. Only a probe's success closes an open circuit: an answer to what was sent before it
@@ -139,7 +159,7 @@ impl Circuit {
         let (first, longest) = rules.backoff;
         let backoff = first.saturating_mul(1 << self.openings.min(20)).min(longest);
         self.openings += 1;
-        self.open(now + backoff.mul_f64(1.0 + 0.2 * jitter));
+        self.open(now, backoff.mul_f64(1.0 + 0.2 * jitter));
     }
 
     /// The request ended without saying anything of the upstream (the client left): a probe's place is free again.
@@ -156,12 +176,13 @@ impl Circuit {
         }
         let backoff = THROTTLE.0.saturating_mul(1 << self.openings.min(6)).min(THROTTLE.1);
         self.openings += 1;
-        self.open(now + backoff.mul_f64(1.0 + 0.5 * jitter));
+        self.open(now, backoff.mul_f64(1.0 + 0.5 * jitter));
     }
 
-    /// Turn requests away until a time, which the upstream said.
-    pub fn open(&mut self, until: Instant) {
-        self.open_until = Some(until);
+    /// Turn requests away for a time, which the upstream said.
+    pub fn open(&mut self, now: Instant, pause: Duration) {
+        self.open_until = Some(now + pause);
+        self.pause = pause;
         self.probing_since = None;
         self.passed = 0;
         self.window = Window::default();
@@ -331,7 +352,7 @@ mod tests {
     fn as_many_probes_as_the_tier_wants_close_it() {
         let (mut circuit, t0) = (Circuit::default(), Instant::now());
         let rules = rules(|health| health.recovery_probes = 3);
-        circuit.open(t0);
+        circuit.open(t0, Duration::ZERO);
         for _ in 0..2 {
             assert!(circuit.admit(t0) && !circuit.admit(t0));
             circuit.success(&rules, t0);
@@ -349,10 +370,21 @@ mod tests {
     }
 
     #[test]
+    fn high_risk_tries_first_and_others_a_little_later() {
+        let (mut circuit, t0) = (Circuit::default(), Instant::now());
+        let spares = |circuit: &Circuit, at| [Risk::High, Risk::Medium, Risk::Low].map(|risk| circuit.spares(risk, at));
+        assert_eq!(spares(&circuit, t0), [false, false, false]);
+        circuit.open(t0, 10 * T);
+        assert_eq!(spares(&circuit, t0 + 10 * T), [false, true, true]);
+        assert_eq!(spares(&circuit, t0 + 11 * T), [false, false, true]);
+        assert_eq!(spares(&circuit, t0 + 12 * T), [false, false, false]);
+    }
+
+    #[test]
     fn an_answer_from_before_it_opened_does_not_close_it() {
         let (mut circuit, t0) = (Circuit::default(), Instant::now());
         assert!(circuit.admit(t0));
-        circuit.open(t0 + Duration::from_secs(10));
+        circuit.open(t0, 10 * T);
         circuit.success(&standard(), t0);
         assert!(!circuit.admit(t0 + Duration::from_secs(9)));
         assert!(circuit.admit(t0 + Duration::from_secs(10)));
@@ -381,7 +413,7 @@ mod tests {
     #[test]
     fn a_probe_whose_client_left_frees_its_place() {
         let (mut circuit, t0) = (Circuit::default(), Instant::now());
-        circuit.open(t0);
+        circuit.open(t0, Duration::ZERO);
         assert!(circuit.admit(t0));
         circuit.release();
         assert!(circuit.admit(t0));

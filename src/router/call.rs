@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
+use super::degraded::SHARES;
 use super::endpoints::{Endpoint, Occupied};
 use super::live::Live;
 use super::pool::{Connection, Failed, Pool};
@@ -179,10 +180,13 @@ async fn send(
         return Err(refusal(pool, endpoint, response, connection).await);
     }
     // Only providers say what is left. With nothing left the next request would be refused.
-    if matches!(upstream.tier.backend, Backend::Url { .. })
-        && let Some(pause) = rate_limits::until_reset(response.headers(), SystemTime::now())
-    {
-        upstream.circuit().open(Instant::now() + pause);
+    if matches!(upstream.tier.backend, Backend::Url { .. }) {
+        let left = rate_limits::left(response.headers(), SHARES, SystemTime::now());
+        let now = Instant::now();
+        upstream.scarce.note(left.shortages, now);
+        if let Some(pause) = left.pause {
+            upstream.circuit().open(now, pause);
+        }
     }
     Ok((response, connection, occupied))
 }

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Uri};
@@ -42,16 +43,49 @@ pub struct Endpoint {
     pub in_flight: AtomicUsize,
     /// Whether it answers.
     pub circuit: Mutex<Circuit>,
+    /// Until when its circuit is open, as [`millis`]; 0 if it is closed. Read without the lock.
+    aside_until: AtomicU64,
     /// When it was last heard on any connection, in milliseconds since [`epoch`].
     heard: AtomicU64,
     /// When it was last asked whether it lives, and whether it did.
     pub(super) probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
-/// What times of hearing are counted from: a number fits an atomic.
+/// What times are counted from that cores tell each other.
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now)
+}
+
+/// A time in milliseconds since the [`epoch`]: a number fits an atomic.
+#[must_use]
+pub(super) fn millis(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(epoch()).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An endpoint's circuit, locked.
+pub struct Held<'a> {
+    circuit: MutexGuard<'a, Circuit>,
+    aside_until: &'a AtomicU64,
+}
+
+impl Deref for Held<'_> {
+    type Target = Circuit;
+    fn deref(&self) -> &Circuit {
+        &self.circuit
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Circuit {
+        &mut self.circuit
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.aside_until.store(self.circuit.open_until().map_or(0, millis), Ordering::Relaxed);
+    }
 }
 
 /// Namespace, Service, and name of its port, which is empty for a port without one.
@@ -84,6 +118,7 @@ impl Endpoint {
             host,
             in_flight: AtomicUsize::new(0),
             circuit: Mutex::default(),
+            aside_until: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             probed: tokio::sync::Mutex::default(),
         }
@@ -100,14 +135,19 @@ impl Endpoint {
     }
 
     /// Its circuit.
-    pub fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn circuit(&self) -> Held<'_> {
+        let circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { circuit, aside_until: &self.aside_until }
+    }
+
+    /// Whether it is set aside at a time, which is given as [`millis`].
+    pub(super) fn is_aside(&self, now: u64) -> bool {
+        self.aside_until.load(Ordering::Relaxed) > now
     }
 
     /// Notes that it was heard.
     pub fn heard(&self) {
-        let now = u64::try_from(epoch().elapsed().as_millis()).unwrap_or_default();
-        self.heard.store(now, Ordering::Relaxed);
+        self.heard.store(millis(Instant::now()), Ordering::Relaxed);
     }
 
     /// For how long it has not been heard.
@@ -245,7 +285,7 @@ mod tests {
     #[test]
     fn tried_and_open_endpoints_are_left_out() {
         let (all, now) = (three(), Instant::now());
-        all[1].circuit().open(now + std::time::Duration::from_secs(5));
+        all[1].circuit().open(now, Duration::from_secs(5));
         let chosen = choose(&all, &all[..1], None, now, |_| 0);
         assert!(Arc::ptr_eq(&chosen.unwrap(), &all[2]));
         assert!(choose(&all[..2], &all[..1], None, now, |_| 0).is_none());

@@ -24,6 +24,7 @@ use serde_json::value::RawValue;
 use super::Shared;
 use super::body::{Peek, peek};
 use super::cascade::{at_most, may_commit, needs};
+use super::degraded::gives_way;
 use super::endpoints::Endpoints;
 use super::errors::Problem;
 use super::exchange::{check_schema, route};
@@ -255,6 +256,9 @@ fn why_not(route: &Route, endpoints: &Endpoints, peek: &Peek<'_>, upstream: &Ups
     }
     if let Err(missing) = &upstream.authorization {
         return why("SecretMissing", missing.message.clone());
+    }
+    if gives_way(upstream, upstream.endpoints(endpoints), route.risk) {
+        return why("Degraded", "little is left of it, which is for workloads of risk High".into());
     }
     if upstream.circuit().is_open() {
         return why("Degraded", "its circuit is open: it did not answer lately, or asked for a pause".into());

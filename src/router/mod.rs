@@ -18,6 +18,7 @@ pub mod call;
 pub mod cascade;
 pub mod continuation;
 pub mod control;
+mod degraded;
 mod ejection;
 pub mod endpoints;
 pub mod errors;

@@ -1,9 +1,9 @@
 //! What a reply's headers say of how long its sender is to be left alone.
 //!
 //! Two kinds, in the words of OpenAI and those who took them over, and of Anthropic: how long to wait after a refusal
-//! (`retry-after-ms`, `retry-after` in seconds or as an HTTP date), and, on any reply, that nothing is left until a reset
-//! (`x-ratelimit-remaining-*` with `x-ratelimit-reset-*`, `anthropic-ratelimit-*-remaining` with `-reset`). No pause is
-//! longer than [`LONGEST`]: a header must not take a tier away for a day. What can't be read is as if it were not there.
+//! (`retry-after-ms`, `retry-after` in seconds or as an HTTP date), and, on any reply, that little or nothing is left until
+//! a reset (`x-ratelimit-remaining-*` with `x-ratelimit-limit-*` and `x-ratelimit-reset-*`, `anthropic-ratelimit-*-remaining`
+//! with `-limit` and `-reset`). No pause is longer than [`LONGEST`]: a header must not take a tier away for a day. What can't be read is as if it were not there.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,31 +12,82 @@ use jiff::Timestamp;
 
 /// Longest pause that is obeyed.
 pub const LONGEST: Duration = Duration::from_secs(60);
+/// No reset is further away than this.
+const DAY: Duration = Duration::from_secs(86_400);
 
-/// What is limited: what is left of it, and when there is more.
-const WINDOWS: [(&str, &str); 6] = [
-    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
-    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
-    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
-    ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
-    ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
-];
+/// What is limited.
+struct Window {
+    /// What is left of it.
+    remaining: &'static str,
+    /// All of it.
+    limit: &'static str,
+    /// When all of it is there again.
+    reset: &'static str,
+}
+
+macro_rules! windows {
+    (openai $($kind:literal)*, anthropic $($other:literal)*) => {
+        [
+            $(Window {
+                remaining: concat!("x-ratelimit-remaining-", $kind),
+                limit: concat!("x-ratelimit-limit-", $kind),
+                reset: concat!("x-ratelimit-reset-", $kind),
+            },)*
+            $(Window {
+                remaining: concat!("anthropic-ratelimit-", $other, "-remaining"),
+                limit: concat!("anthropic-ratelimit-", $other, "-limit"),
+                reset: concat!("anthropic-ratelimit-", $other, "-reset"),
+            },)*
+        ]
+    };
+}
+
+const WINDOWS: [Window; 6] =
+    windows!(openai "requests" "tokens", anthropic "requests" "tokens" "input-tokens" "output-tokens");
+
+/// What a reply says of what is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Left {
+    /// Nothing is, for so long.
+    pub pause: Option<Duration>,
+    /// For how long there is less than each of the shares that were asked about; zero: as much is there.
+    pub shortages: [Duration; 2],
+}
 
 /// How long a refusal asks to wait, whoever says it.
 #[must_use]
 pub fn after_refusal(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let millis = || text(headers, "retry-after-ms")?.parse::<f64>().ok().and_then(|ms| seconds(ms / 1000.0));
     let stated = || wait(text(headers, header::RETRY_AFTER.as_str())?, now);
-    millis().or_else(stated).map(|pause| pause.min(LONGEST)).or_else(|| until_reset(headers, now))
+    millis().or_else(stated).map(|pause| pause.min(LONGEST)).or_else(|| left(headers, [0.0; 2], now).pause)
 }
 
-/// How long nothing is left, if nothing is.
+/// What is left of the limits, measured by two shares of them, the larger one first. Limits fill evenly up to the reset, as
+/// those of both providers do: a share that is missing is there again before it.
 #[must_use]
-pub fn until_reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let spent = WINDOWS.iter().filter(|(remaining, _)| text(headers, remaining) == Some("0"));
-    let pauses = spent.filter_map(|(_, reset)| wait(text(headers, reset)?, now));
-    pauses.max().map(|pause| pause.min(LONGEST)).filter(|pause| !pause.is_zero())
+pub fn left(headers: &HeaderMap, shares: [f64; 2], now: SystemTime) -> Left {
+    let number = |name| text(headers, name)?.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let mut found = Left::default();
+    for window in &WINDOWS {
+        let Some(left) = number(window.remaining) else { continue };
+        let limit = number(window.limit).unwrap_or_default();
+        let spent = left == 0.0;
+        if !spent && left >= shares[0] * limit {
+            continue;
+        }
+        let Some(reset) = text(headers, window.reset).and_then(|text| wait(text, now)) else { continue };
+        if spent {
+            found.pause = found.pause.max(Some(reset.min(LONGEST))).filter(|pause| !pause.is_zero());
+        }
+        for (shortage, share) in found.shortages.iter_mut().zip(shares) {
+            let missing = share * limit - left;
+            if missing > 0.0 {
+                let fills = reset.min(DAY).mul_f64(missing / (limit - left));
+                *shortage = fills.min(LONGEST).max(*shortage);
+            }
+        }
+    }
+    found
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
@@ -145,11 +196,65 @@ mod tests {
             ),
             (&[("retry-after", "7")], None),
         ] {
-            assert_eq!(until_reset(&headers(lines), now()), millis.map(Duration::from_millis), "{lines:?}");
+            let found = left(&headers(lines), [0.0; 2], now());
+            assert_eq!(found.pause, millis.map(Duration::from_millis), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_missing_is_there_again_before_the_reset() {
+        for (lines, shortages) in [
+            (&[("x-ratelimit-limit-requests", "100"), ("x-ratelimit-remaining-requests", "10")][..], [0, 0]),
+            // Nobody knows for how long.
+            (&[("x-ratelimit-limit-requests", "100"), ("x-ratelimit-remaining-requests", "9")], [0, 0]),
+            // Of what is nobody knows.
+            (&[("x-ratelimit-remaining-requests", "9"), ("x-ratelimit-reset-requests", "9s")], [0, 0]),
+            (
+                &[
+                    ("x-ratelimit-limit-requests", "100"),
+                    ("x-ratelimit-remaining-requests", "9"),
+                    ("x-ratelimit-reset-requests", "9.1s"),
+                ],
+                [100, 0],
+            ),
+            (
+                &[
+                    ("anthropic-ratelimit-input-tokens-limit", "1000"),
+                    ("anthropic-ratelimit-input-tokens-remaining", "40"),
+                    ("anthropic-ratelimit-input-tokens-reset", "1994-11-06T08:50:43Z"),
+                ],
+                [6000, 1000],
+            ),
+            // The greater of two shortages.
+            (
+                &[
+                    ("x-ratelimit-limit-requests", "10"),
+                    ("x-ratelimit-remaining-requests", "0"),
+                    ("x-ratelimit-reset-requests", "1s"),
+                    ("x-ratelimit-limit-tokens", "1000"),
+                    ("x-ratelimit-remaining-tokens", "0"),
+                    ("x-ratelimit-reset-tokens", "1h"),
+                ],
+                [60_000, 60_000],
+            ),
+        ] {
+            let found = left(&headers(lines), [0.10, 0.05], now()).shortages.map(|time| time.as_millis());
+            assert_eq!(found, shortages, "{lines:?}");
         }
     }
 
     proptest! {
+        #[test]
+        fn any_limits_are_read_or_left(limit in "[ -~]{0,30}|[0-9.]{1,20}", left in "[0-9.e-]{0,20}", reset in "[0-9]{1,400}[dhms]?") {
+            let lines = [
+                ("x-ratelimit-limit-tokens", limit.as_str()),
+                ("x-ratelimit-remaining-tokens", &left),
+                ("x-ratelimit-reset-tokens", &reset),
+            ];
+            let found = super::left(&headers(&lines), [0.10, 0.05], now());
+            prop_assert!(found.shortages.iter().all(|time| *time <= LONGEST) && found.shortages[0] >= found.shortages[1]);
+        }
+
         #[test]
         fn any_text_is_read_or_left(text in "[ -~]{0,40}|[0-9.]{1,400}[dhms]{1,2}") {
             let found = after_refusal(&headers(&[("retry-after", &text)]), now());

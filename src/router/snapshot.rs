@@ -3,7 +3,7 @@
 //! Everything that does not depend on the request is done here: gates compiled, keys hashed, upstream addresses parsed,
 //! the state of tiers carried over from the snapshot before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -15,12 +15,13 @@ use super::admission::account::Account;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::{part, part_of_quota};
 use super::breaker::{Circuit, Rules};
+use super::degraded::Scarce;
 use super::endpoints::{Endpoint, Endpoints, Port};
 use super::metrics::Metrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Routes;
 use super::secret_problem::SecretProblem;
-use crate::api::types::SecretKeyRef;
+use crate::api::types::{Risk, SecretKeyRef};
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash};
 
@@ -74,6 +75,10 @@ pub struct Upstream {
     pub circuit: Arc<Mutex<Circuit>>,
     /// When its circuit and those of its endpoints open and close.
     pub rules: Rules,
+    /// Until when little is left of its provider's limits.
+    pub scarce: Arc<Scarce>,
+    /// Whether a workload of risk High uses it: others give way to that when little is left.
+    pub serves_high: bool,
     /// Whether its engine was seen to continue an answer; unset until that is asked.
     pub continues: Arc<OnceLock<bool>>,
     /// How often a request may be tried again.
@@ -174,6 +179,7 @@ fn compile_tiers(
     problems: &mut Vec<SecretProblem>,
 ) -> Result<BTreeMap<String, Arc<Upstream>>, Refused> {
     let mut tiers = BTreeMap::new();
+    let for_high = for_high(table);
     for (name, tier) in &table.tiers {
         let old = before.and_then(|b| b.tiers.get(name)).filter(|old| old.tier.backend == tier.backend);
         let mut authorization = Ok(None);
@@ -203,6 +209,8 @@ fn compile_tiers(
             }
         };
         let circuit = old.map_or_else(Arc::default, |o| o.circuit.clone());
+        let scarce = old.map_or_else(Arc::default, |o| o.scarce.clone());
+        let serves_high = for_high.contains(name.as_str());
         let same_model = old.filter(|old| old.tier.model == tier.model);
         let continues = same_model.map_or_else(Arc::default, |o| o.continues.clone());
         let budget = old.map(|o| o.retries.budget.clone());
@@ -220,6 +228,8 @@ fn compile_tiers(
             account,
             circuit,
             rules,
+            scarce,
+            serves_high,
             continues,
             retries,
             place,
@@ -227,6 +237,13 @@ fn compile_tiers(
         tiers.insert(name, Arc::new(upstream));
     }
     Ok(tiers)
+}
+
+/// Names of the tiers that workloads of risk High use, for answers or for grades.
+fn for_high(table: &RoutingTable) -> BTreeSet<&str> {
+    let high = table.workloads.iter().filter(|workload| workload.risk == Risk::High);
+    let steps = high.filter_map(|workload| table.paths.get(&workload.path)).flat_map(|path| &path.steps);
+    steps.flat_map(|step| step.tiers.iter().chain(step.judges())).map(String::as_str).collect()
 }
 
 /// The path of chat completions below a base URL, and the endpoint that it names.

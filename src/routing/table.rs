@@ -282,6 +282,16 @@ pub struct Step {
     pub accept: Vec<Gate>,
 }
 
+impl Step {
+    /// Names of the tiers that grade its answers.
+    pub fn judges(&self) -> impl Iterator<Item = &String> {
+        self.accept.iter().filter_map(|gate| match &gate.check {
+            Check::Judge { tier, .. } => Some(tier),
+            _ => None,
+        })
+    }
+}
+
 /// One gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -13,7 +13,7 @@ use crate::api::conditions::{
 use crate::api::escalation_path::Entry;
 use crate::api::routing_policy::{self as api, RoutingPolicySpec};
 use crate::operator::observe::Observed;
-use crate::routing::table::{self, Check, Path, RoutingTable};
+use crate::routing::table::{self, Path, RoutingTable};
 
 /// Name of the client when anyone may ask.
 const ANONYMOUS: &str = "anonymous";
@@ -253,7 +253,7 @@ impl Routes<'_> {
         let cleared = |name: &String| self.tiers.get(name).is_none_or(|tier| tier.data_class >= workload.data_class);
         let Some(entry) = self.paths.get(path) else { return };
         let taken = entry.steps.iter().filter(|step| step.tiers.iter().any(cleared));
-        let wrong: BTreeSet<&String> = taken.flat_map(judges_of).filter(|judge| !cleared(judge)).collect();
+        let wrong: BTreeSet<&String> = taken.flat_map(table::Step::judges).filter(|judge| !cleared(judge)).collect();
         if !wrong.is_empty() {
             let problem = format!(
                 "workload {:?} has {} data, which its judge may not see: {}; grade by a tier that may",
@@ -288,16 +288,8 @@ impl Routes<'_> {
 
 /// Names of the tiers that a path asks, for answers or for grades.
 fn used_by(path: &Path) -> BTreeSet<&String> {
-    let judges = path.steps.iter().flat_map(judges_of);
+    let judges = path.steps.iter().flat_map(table::Step::judges);
     path.steps.iter().flat_map(|step| &step.tiers).chain(judges).collect()
-}
-
-/// Names of the tiers that grade a step's answers.
-fn judges_of(step: &table::Step) -> impl Iterator<Item = &String> {
-    step.accept.iter().filter_map(|gate| match &gate.check {
-        Check::Judge { tier, .. } => Some(tier),
-        _ => None,
-    })
 }
 
 fn check_clients(problems: &mut Problems, field: &str, spec: &RoutingPolicySpec, matches: &api::Match) {
