@@ -45,15 +45,22 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
     if gives_way(upstream, upstream.endpoints(world.endpoints), asking.risk) {
-        return Err(CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High"));
+        let error = CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High");
+        return Err(CallError { retry_after: upstream.circuit().limited_for(Instant::now()), ..error });
     }
     let permit = match &upstream.account {
         Some(account) => reserve(asking, account).await?,
         None => None,
     };
-    if !upstream.circuit().admit(Instant::now()) {
+    let now = Instant::now();
+    let refused = {
+        let mut circuit = upstream.circuit();
+        (!circuit.admit(now)).then(|| circuit.limited_for(now))
+    };
+    if let Some(retry_after) = refused {
         permit.into_iter().for_each(Permit::cancel);
-        return Err(CallError::blameless(FailoverReason::Degraded, "the tier's circuit is open"));
+        let error = CallError::blameless(FailoverReason::Degraded, "the tier's circuit is open");
+        return Err(CallError { retry_after, ..error });
     }
     let guard = Probe { circuit: &upstream.circuit, done: false };
     let mut answered = attempts(asking, body).await;
@@ -86,7 +93,8 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
 fn pause(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'_>) -> bool {
     use FailoverReason::{RateLimited, ServerError};
     match (error.reason, error.retry_after) {
-        (Some(RateLimited | ServerError), Some(pause)) => circuit.open(now, pause),
+        (Some(RateLimited), Some(pause)) => circuit.limit(now, pause),
+        (Some(ServerError), Some(pause)) => circuit.open(now, pause),
         (Some(RateLimited), None) => circuit.throttled(now, jitter(world.random)),
         _ => return false,
     }
@@ -196,6 +204,10 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallE
                 }
             }
         }
+    }
+    if tried.is_empty() {
+        // What is set aside for a limit can be asked again when that ends.
+        last.retry_after = endpoints.iter().filter_map(|each| each.circuit().limited_for(Instant::now())).min();
     }
     Err(last)
 }

@@ -74,6 +74,8 @@ pub struct Circuit {
     open_until: Option<Instant>,
     /// How long it was to stay open.
     pause: Duration,
+    /// It is open for a limit, not for failures.
+    limited: bool,
     probing_since: Option<Instant>,
     /// Probes in a row that succeeded.
     passed: u32,
@@ -123,6 +125,12 @@ impl Circuit {
             Risk::High => Duration::ZERO,
         };
         self.open_until.is_some_and(|until| now < until + longer)
+    }
+
+    /// How much longer requests are turned away for a limit; `None` if they are not, or for failures.
+    #[must_use]
+    pub fn limited_for(&self, now: Instant) -> Option<Duration> {
+        self.open_until.filter(|_| self.limited).map(|until| until.saturating_duration_since(now))
     }
 
     /// A request was answered. Only a probe's success closes an open circuit: an answer to what was sent before it
@@ -176,13 +184,20 @@ impl Circuit {
         }
         let backoff = THROTTLE.0.saturating_mul(1 << self.openings.min(6)).min(THROTTLE.1);
         self.openings += 1;
-        self.open(now, backoff.mul_f64(1.0 + 0.5 * jitter));
+        self.limit(now, backoff.mul_f64(1.0 + 0.5 * jitter));
+    }
+
+    /// Turn requests away for a time after which a limit ends.
+    pub fn limit(&mut self, now: Instant, pause: Duration) {
+        self.open(now, pause);
+        self.limited = true;
     }
 
     /// Turn requests away for a time, which the upstream said.
     pub fn open(&mut self, now: Instant, pause: Duration) {
         self.open_until = Some(now + pause);
         self.pause = pause;
+        self.limited = false;
         self.probing_since = None;
         self.passed = 0;
         self.window = Window::default();
@@ -408,6 +423,20 @@ mod tests {
         circuit.success(&standard(), later + Duration::from_secs(2));
         circuit.throttled(later, 0.0);
         assert!(circuit.admit(later + Duration::from_secs(1)), "an answer ends it");
+    }
+
+    #[test]
+    fn only_a_limit_says_when_it_ends() {
+        let (mut circuit, t0, second) = (Circuit::default(), Instant::now(), Duration::from_secs(1));
+        assert_eq!(circuit.limited_for(t0), None);
+        circuit.limit(t0, 9 * second);
+        assert_eq!(circuit.limited_for(t0 + second), Some(8 * second));
+        circuit.open(t0, 9 * second);
+        assert_eq!(circuit.limited_for(t0), None, "failures say nothing of when they end");
+        circuit.limit(t0, Duration::ZERO);
+        assert!(circuit.admit(t0), "the probe");
+        circuit.success(&standard(), t0);
+        assert_eq!(circuit.limited_for(t0), None);
     }
 
     #[test]

@@ -185,7 +185,7 @@ async fn send(
         let now = Instant::now();
         upstream.scarce.note(left.shortages, now);
         if let Some(pause) = left.pause {
-            upstream.circuit().open(now, pause);
+            upstream.circuit().limit(now, pause);
         }
     }
     Ok((response, connection, occupied))

@@ -80,6 +80,8 @@ enum Said<'s> {
     Rejected(Option<Candidate<'s>>),
     Unavailable(CallError),
     Skipped(Option<FailoverReason>),
+    /// Skipped because it is set aside, for so long if that is known.
+    SetAside(Option<Duration>),
 }
 
 /// Walks a path. What happened is in `trace`, however it ends.
@@ -98,6 +100,8 @@ pub async fn walk<'s>(
     let mut unavailable = false;
     let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
+    // When the first of the tiers that are at their limit may be asked again.
+    let mut soonest: Option<Duration> = None;
     let steps = path.steps.iter().zip(&route.stages);
     for (_, stage) in steps.clone().take(asked.start) {
         trace.0.extend(stage.legs.first().map(|leg| StepTrace::skipped(leg, OUTGROWN)));
@@ -138,11 +142,18 @@ pub async fn walk<'s>(
                         best = Some(new);
                     }
                     // It answered: what kept an earlier tier from answering is no longer why there is no answer.
-                    last = None;
+                    (last, soonest) = (None, None);
                     continue 'steps;
                 }
                 Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
+                Said::SetAside(pause) => {
+                    soonest = earlier(soonest, pause);
+                    unavailable |= decide::fails_over(path, FailoverReason::Degraded);
+                }
                 Said::Unavailable(error) => {
+                    if error.reason == Some(FailoverReason::RateLimited) {
+                        soonest = earlier(soonest, Some(error.retry_after.unwrap_or_default()));
+                    }
                     let goes_on = error.reason.is_some_and(|reason| decide::fails_over(path, reason));
                     last = Some(error);
                     if !goes_on {
@@ -171,7 +182,12 @@ pub async fn walk<'s>(
     if let Some(problem) = unsupported(trace, needs(asked.peek)) {
         return Err(problem);
     }
-    Err(exhausted(trace, last.as_ref()))
+    Err(exhausted(trace, last.as_ref(), soonest))
+}
+
+/// The shorter of two times, as far as they are known.
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
 }
 
 /// The problem of a request that no tier of its path could ever take, whatever their state.
@@ -206,29 +222,28 @@ fn unsupported(trace: &Trace<'_>, needs: Needs) -> Option<Problem> {
     })
 }
 
-/// Nothing could be returned: say what every step said.
-fn exhausted(trace: &Trace<'_>, last: Option<&CallError>) -> Problem {
+/// Nothing could be returned: say what every step said. `soonest` is known if a tier is at its limit.
+fn exhausted(trace: &Trace<'_>, last: Option<&CallError>, soonest: Option<Duration>) -> Problem {
     use http::StatusCode;
     let steps = trace.header();
-    match last.and_then(|e| e.reason) {
-        Some(FailoverReason::RateLimited) => {
+    match (last.and_then(|e| e.reason), soonest) {
+        (None | Some(FailoverReason::RateLimited), Some(wait)) => {
             let message = format!("every tier is at its limit; steps: {steps}");
-            let wait = last.and_then(|e| e.retry_after).unwrap_or_default();
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "capacity", message).after(wait)
         }
-        Some(FailoverReason::Timeout) => {
+        (Some(FailoverReason::Timeout), _) => {
             let message = format!("no tier answered in time; steps: {steps}");
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "upstream_timeout", message)
         }
-        Some(_) => {
+        (Some(_), _) => {
             let message = format!("no tier could answer; steps: {steps}");
             Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message)
         }
-        None if trace.0.iter().any(|s| matches!(s.ending, Ending::Escalated(_))) => {
+        (None, _) if trace.0.iter().any(|s| matches!(s.ending, Ending::Escalated(_))) => {
             let message = format!("no answer passed its gates; steps: {steps}");
             Problem::new(StatusCode::BAD_GATEWAY, "server_error", "no_accepted_answer", message)
         }
-        None => {
+        (None, _) => {
             let message = format!("no tier can take this request; steps: {steps}");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_eligible_tier", message)
         }
@@ -282,7 +297,7 @@ async fn ask<'s>(
         Ok(answered) => answered,
         Err(error) if error.reason == Some(FailoverReason::Degraded) => {
             entry.ending = Ending::Skipped("Degraded");
-            return Said::Skipped(error.reason);
+            return Said::SetAside(error.retry_after);
         }
         Err(error) => {
             let reason = error.reason.map_or("Refused", reason_name);

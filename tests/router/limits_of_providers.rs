@@ -56,3 +56,31 @@ async fn a_limit_without_a_word_is_backed_off_from() {
     back(&small, &router).await;
     assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
 }
+
+#[tokio::test]
+async fn a_path_whose_tiers_are_all_at_their_limits_says_when_one_ends() {
+    let (small, large, router) = pair(Behaviour::Busy(30), Behaviour::Busy(9)).await;
+    // The first finds it out, the next is told what is known, High risk or not: by the tier that is free first.
+    for workload in ["intent", "intent", "review"] {
+        let reply = router.ask(&body(workload)).await;
+        assert_eq!(reply.status, 429, "{}: {}", reply.head, reply.body);
+        assert!(reply.body.contains("\"code\":\"capacity\""), "{}", reply.body);
+        let seconds: u64 = reply.header("retry-after").parse().expect("seconds");
+        assert!((5..=9).contains(&seconds), "{}", reply.head);
+    }
+    assert_eq!((small.count(), large.count()), (1, 1), "nobody is asked twice");
+}
+
+#[tokio::test]
+async fn a_tier_that_broke_is_not_at_its_limit() {
+    let (_small, _large, router) = pair(Behaviour::Status(500), Behaviour::Status(500)).await;
+    let last = async || {
+        for _ in 0..20 {
+            router.ask(&body("intent")).await;
+        }
+        router.ask(&body("intent")).await
+    };
+    let reply = last().await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, ""), "{}", reply.body);
+    assert!(reply.body.contains("no_eligible_tier"), "{}", reply.body);
+}
