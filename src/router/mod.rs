@@ -31,6 +31,7 @@ pub mod live;
 pub mod metrics;
 pub mod money;
 mod own_stack;
+mod patient;
 pub mod pool;
 pub mod rate_limits;
 pub mod receive;
@@ -73,7 +74,7 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Longest time to receive its body.
     pub body_timeout: Duration,
-    /// Longest silence of a stream that is passed on, and longest time for which a client takes nothing of it.
+    /// Longest silence of a stream that is passed on, and longest time for which a client takes nothing of a reply.
     pub idle_timeout: Duration,
 }
 

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Shared;
+use super::patient::Patient;
 use super::pool::{Pool, tls};
 use super::serve::serve;
 
@@ -133,7 +134,8 @@ async fn connection(
         service_fn(|request| async move { Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await) });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.head_timeout).half_close(false);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = Patient::new(stream, shared.limits.idle_timeout);
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         _ = stopped.wait_for(|stop| *stop) => {

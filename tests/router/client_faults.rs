@@ -70,6 +70,14 @@ async fn text_that_is_not_utf_8_is_said_to_be() {
     assert_eq!(small.count(), 0);
 }
 
+/// A whole request, on a connection that stays.
+fn request(asked: &str) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k-finance\r\ncontent-length: {}\r\n\r\n{asked}",
+        asked.len()
+    )
+}
+
 /// HTTP/2 as it begins, and so many streams that are opened and reset at once (CVE-2023-44487).
 fn rapid_reset(streams: u32) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -157,11 +165,7 @@ async fn leave(stage: Stage, streams: bool, resets: bool) -> Option<Duration> {
         given["paths"]["up"]["commitAfterTokens"] = 8.into();
     }
     let router = Harness::start(given).await;
-    let asked = with(&format!("\"stream\":{streams}"));
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k-finance\r\ncontent-length: {}\r\n\r\n{asked}",
-        asked.len()
-    );
+    let request = request(&with(&format!("\"stream\":{streams}")));
     let sent = match stage {
         Stage::Head => &request[..60],
         Stage::Body => &request[..request.len() - 5],
@@ -266,14 +270,44 @@ async fn a_committed_stream_that_falls_silent_ends_with_an_error() {
 async fn a_client_that_takes_nothing_of_a_stream_is_left() {
     let flood = Do::Forever(delta(&"more ".repeat(2000)).into_bytes(), Duration::ZERO);
     let (small, router) = impatient(vec![head("text/event-stream", None), flood]).await;
-    let asked = with("\"stream\":true");
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k-finance\r\ncontent-length: {}\r\n\r\n{asked}",
-        asked.len()
-    );
     let mut client = TcpStream::connect(router.address).await.unwrap();
-    client.write_all(request.as_bytes()).await.unwrap();
+    client.write_all(request(&with("\"stream\":true")).as_bytes()).await.unwrap();
     until("the engine was stopped", async || small.left().len() == 1).await;
     until("the log", async || router.log_text().contains("\"outcome\":\"client_gone\"")).await;
     drop(client);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_whole_reply_is_left_and_a_slow_one_is_not() {
+    // More than the buffers of two sockets hold.
+    let answer = http("200 OK", "application/json", "", &completion(&"more ".repeat(2 << 20), -0.01, ""));
+    let small = Wire::start(vec![send(answer)]).await;
+    let mut given = table(small.port, small.port);
+    given["paths"]["down"]["deadlineMs"] = 60_000.into();
+    given["paths"]["down"]["steps"][0]["timeoutMs"] = 50_000.into();
+    let router = Harness::with(given, |config| config.limits.idle_timeout = Duration::from_millis(500)).await;
+    let ask = async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        let mut client = socket.connect(router.address).await.unwrap();
+        client.write_all(request(&body("draft")).as_bytes()).await.unwrap();
+        client.readable().await.unwrap();
+        client
+    };
+    let stalled = ask().await;
+    let begin = Instant::now();
+    until("a reset", async || socket2::SockRef::from(&stalled).take_error().unwrap().is_some()).await;
+    assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
+    let mut slow = ask().await;
+    let (mut buffer, begin, mut read) = (vec![0; 1 << 20], Instant::now(), 0);
+    while read < 10 << 20 {
+        let mut part = 0;
+        while part < 1 << 20 && read < 10 << 20 {
+            let some = slow.read(&mut buffer).await.expect("the connection stays");
+            assert!(some > 0, "it ends after {read} bytes");
+            (part, read) = (part + some, read + some);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begin.elapsed() > Duration::from_millis(900));
 }
