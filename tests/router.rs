@@ -36,6 +36,8 @@ mod quota;
 mod restart;
 #[path = "router/resume.rs"]
 mod resume;
+#[path = "router/side_by_side.rs"]
+mod side_by_side;
 #[path = "router/sticky.rs"]
 mod sticky;
 #[path = "router/streaming.rs"]

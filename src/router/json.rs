@@ -56,8 +56,12 @@ pub(crate) fn member<'a>(object: &'a str, name: &str) -> Option<(&'a str, &'a st
         if key == name {
             let quote = span(object, key).start.saturating_sub(1);
             let mut after = cursor.clone();
-            // The last one has no comma of its own: it takes that of the one before it.
-            let cut = if after.take(b',') { quote..after.at() } else { before.unwrap_or(quote)..end };
+            // With the comma before it, so that what is left looks as if it had never been there. The first has none.
+            let cut = match before {
+                Some(before) => before..end,
+                None if after.take(b',') => quote..after.peek().map_or(end, |_| after.at()),
+                None => quote..end,
+            };
             found = object.get(cut).zip(object.get(value..end));
         }
         before = Some(end);
@@ -133,9 +137,10 @@ mod tests {
     fn a_member_is_cut_with_its_comma() {
         for (object, wanted) in [
             (r#"{"u":null}"#, "{}"),
-            (r#"{ "u" : null , "a":1}"#, r#"{  "a":1}"#),
+            (r#"{ "u" : null , "a":1}"#, r#"{ "a":1}"#),
             (r#"{"a":"\"u\":null,","u":null}"#, r#"{"a":"\"u\":null,"}"#),
-            (r#"{"a":{"u":1}, "u":null ,"b":[]}"#, r#"{"a":{"u":1}, "b":[]}"#),
+            (r#"{"a":{"u":1}, "u":null ,"b":[]}"#, r#"{"a":{"u":1} ,"b":[]}"#),
+            (r#"{"a": 1, "u": null, "b": 2}"#, r#"{"a": 1, "b": 2}"#),
         ] {
             let (cut, value) = member(object, "u").expect("a member");
             assert_eq!(value, "null");

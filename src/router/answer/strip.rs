@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::super::body::{Inject, Peek};
-use super::super::json::{Splice, member};
+use super::super::json::{Splice, member, span};
 use super::lean::lean;
 
 /// What to take out.
@@ -200,11 +200,13 @@ fn edited<'a>(body: &'a Bytes, text: &'a str, parsed: &Body<'a>, strip: Strip) -
     if splice.is_empty() { body.clone() } else { splice.apply() }
 }
 
-/// Cuts a list to its first `most` entries. Providers list the likeliest first.
+/// Cuts a list to its first `most` entries, and leaves those as they stand. Providers list the likeliest first.
 fn cut<'a>(splice: &mut Splice<'a>, list: &'a RawValue, most: usize) {
-    let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(list.get()) else { return };
+    let text = list.get();
+    let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(text) else { return };
     if entries.len() > most {
-        let kept: Vec<&str> = entries.iter().take(most).map(|entry| entry.get()).collect();
-        splice.replace(list.get(), format!("[{}]", kept.join(",")));
+        let kept = most.checked_sub(1).and_then(|last| entries.get(last));
+        let rest = kept.map_or(1, |last| span(text, last.get()).end)..text.len() - 1;
+        splice.replace(text.get(rest).unwrap_or_default(), "");
     }
 }
