@@ -4,14 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod boundary {
+    pub mod named;
     pub mod rules;
     pub mod scan;
 }
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use boundary::named::{named, tests, unknown};
 use boundary::rules::{PURE, breaches};
 use boundary::scan::{Scan, scan};
 
@@ -110,6 +112,30 @@ fn no_source_file_is_longer_than_800_lines() {
         }
     }
     assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn every_test_that_the_router_s_readme_names_exists() {
+    let readme = read("tests/router", "README.md");
+    let names = named(&readme);
+    assert!(names.len() > 40, "the table was not understood: {names:?}");
+    let files = files("tests/router").into_iter().filter_map(|file| {
+        let name = file.strip_suffix(".rs")?.to_owned();
+        Some((name, tests(&read("tests/router", &file)).unwrap()))
+    });
+    let unknown = unknown(&names, &tests(&read("tests", "router.rs")).unwrap(), &files.collect());
+    assert!(unknown.is_empty(), "tests/router/README.md names what is no test: {unknown:#?}");
+}
+
+#[test]
+fn a_name_in_a_table_is_a_test_s_a_file_s_or_wrong() {
+    let code = "#[test] fn a() {} #[tokio::test(flavor = \"multi_thread\")] async fn b() {} fn helper() {}";
+    let root = tests(code).unwrap();
+    assert_eq!(root, ["a", "b"]);
+    let files = BTreeMap::from([("file".to_owned(), vec!["c".to_owned()]), ("helpers".to_owned(), Vec::new())]);
+    let document = "Text | a | b\n\n| fault | test |\n| --- | --- |\n| **Part** | |\n| x | a, file::c, file |\n\
+                    | x | helper, file::a, helpers, gone::c |";
+    assert_eq!(unknown(&named(document), &root, &files), ["helper", "file::a", "helpers", "gone::c"]);
 }
 
 /// What a snippet breaches as the given file.
