@@ -4,6 +4,8 @@
 //! whether something was lost, repeated or crossed. Controlled over the same port: `POST /fault?kind=error&percent=5`.
 #![expect(clippy::print_stdout, reason = "a program")]
 
+mod fault;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
+use fault::{Fault, Kind};
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -47,62 +50,6 @@ struct Args {
     /// Threads that serve.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Error,
-    Reset,
-    Cut,
-    Freeze,
-}
-
-/// What goes wrong.
-#[derive(Clone, Debug, Default)]
-struct Fault {
-    kinds: Vec<Kind>,
-    percent: usize,
-}
-
-impl Fault {
-    fn of(query: &str) -> Result<Self, String> {
-        let mut fault = Self { percent: 100, ..Self::default() };
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            match key {
-                "percent" => fault.percent = value.parse().map_err(|e| format!("percent: {e}"))?,
-                "kind" => {
-                    fault.kinds =
-                        value.split(',').filter_map(|name| kind(name).transpose()).collect::<Result<_, _>>()?
-                }
-                _ => return Err(format!("{key}: unknown")),
-            }
-        }
-        Ok(fault)
-    }
-
-    /// What happens to a request; spread evenly over a hundred.
-    fn draw(&self, number: usize) -> Option<Kind> {
-        if self.kinds.is_empty() || number * 37 % 100 >= self.percent {
-            return None;
-        }
-        self.kinds.get(number / 7 % self.kinds.len()).copied()
-    }
-
-    /// Whether nothing is answered at all.
-    fn frozen(&self) -> bool {
-        self.percent >= 100 && self.kinds == [Kind::Freeze]
-    }
-}
-
-fn kind(name: &str) -> Result<Option<Kind>, String> {
-    Ok(Some(match name {
-        "none" => return Ok(None),
-        "error" => Kind::Error,
-        "reset" => Kind::Reset,
-        "cut" => Kind::Cut,
-        "freeze" => Kind::Freeze,
-        _ => return Err(format!("kind: {name}: must be none, error, reset, cut or freeze")),
-    }))
 }
 
 struct Mock {
