@@ -247,11 +247,15 @@ impl Reader {
                 self.parts.resize_with(choice.index + 1, Part::default);
             }
             if let Some(part) = self.parts.get_mut(choice.index) {
-                let list = choice.logprobs.and_then(|number| lists.get_mut(number)).map(std::mem::take);
-                let list = list.and_then(|(span, list)| {
-                    self.logprobs.push(span);
-                    list
-                });
+                let mut list = None;
+                if let Some(taken) = choice.logprobs.and_then(|number| lists.get_mut(number)).map(std::mem::take) {
+                    // Taken twice: the upstream wrote a number itself.
+                    if taken.0.is_empty() {
+                        return Err(AnswerError::Malformed("a number where log probabilities should be"));
+                    }
+                    self.logprobs.push(taken.0);
+                    list = taken.1;
+                }
                 complete &= part.add(choice, list);
             }
         }

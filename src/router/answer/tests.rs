@@ -221,6 +221,19 @@ fn broken_log_probabilities_are_an_error_or_none() {
 }
 
 #[test]
+fn a_number_of_the_upstream_s_is_not_taken_for_that_of_a_list() {
+    let mut body = completion();
+    let mut second = body["choices"][0].clone();
+    second["index"] = 1.into();
+    second["logprobs"] = 0.into();
+    body["choices"].as_array_mut().expect("a list").push(second);
+    assert!(matches!(read(&body), Err(AnswerError::Malformed(_))));
+    // One that no list has is none.
+    body["choices"][1]["logprobs"] = 1.into();
+    assert_eq!(read(&body).expect("an answer").choices[1].tokens, None);
+}
+
+#[test]
 fn stripping_follows_from_what_was_injected() {
     let strip = |rest: &str, inject: Inject| {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{rest}}}"#);
