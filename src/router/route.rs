@@ -84,9 +84,11 @@ impl Routes {
             .paths
             .iter()
             .map(|(name, path)| {
-                let steps: Result<Vec<_>, _> = path.steps.iter().map(|step| compile_all(&step.accept)).collect();
-                let steps = steps.map_err(|e| Refused::Part(format!("path {name}: {e}")))?;
-                Ok((name.as_str(), steps.into_iter().map(Arc::from).collect()))
+                let gates = |step: &Step| {
+                    let wrong = |e| Refused::Part(format!("path {name}: step {}: {e}", step.name));
+                    compile_all(&step.accept).map(Arc::from).map_err(wrong)
+                };
+                Ok((name.as_str(), path.steps.iter().map(gates).collect::<Result<_, _>>()?))
             })
             .collect::<Result<_, Refused>>()?;
         let compiler = Compiler { table, gates, tiers, metrics, before };

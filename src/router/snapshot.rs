@@ -28,9 +28,9 @@ use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier,
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Not a table.
+    /// Not a table; the text begins with the field, where it is one that is wrong.
     #[error("the table can't be read: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// Written by a newer operator.
     #[error("the table has format version {0}, this router reads up to {FORMAT_VERSION}")]
     Version(u32),
@@ -121,11 +121,11 @@ impl Snapshot {
         struct Version {
             format_version: u32,
         }
-        let Version { format_version } = serde_json::from_str(json)?;
+        let Version { format_version } = read(json)?;
         if format_version > FORMAT_VERSION {
             return Err(Refused::Version(format_version));
         }
-        let table: RoutingTable = serde_json::from_str(json)?;
+        let table: RoutingTable = read(json)?;
         let mut problems = Vec::new();
         let accounts = compile_accounts(&table, metrics, before);
         let tiers = compile_tiers(&table, secrets, metrics, before, &accounts, &mut problems)?;
@@ -153,6 +153,13 @@ impl Snapshot {
         }
         found
     }
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, Refused> {
+    let mut text = serde_json::Deserializer::from_str(json);
+    let read = serde_path_to_error::deserialize(&mut text).map_err(|e| Refused::Malformed(e.to_string()))?;
+    text.end().map_err(|e| Refused::Malformed(e.to_string()))?;
+    Ok(read)
 }
 
 /// Accounts with a quota, by name.
@@ -293,4 +300,42 @@ fn compile_keys(table: &RoutingTable, secrets: &Secrets, problems: &mut Vec<Secr
         keys.push((digest, index));
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_table_is_said_with_the_field() {
+        let table = serde_json::json!({
+            "formatVersion": 1, "namespace": "ai", "policy": "p", "currency": "USD", "clients": null, "tiers": {},
+            "paths": {"up": {
+                "steps": [{
+                    "name": "small", "tiers": [], "entry": "Always", "timeoutMs": 1, "attempts": 1,
+                    "accept": [{"check": {"match": "("}, "onMissing": "Escalate", "required": false}]
+                }],
+                "deadlineMs": 1, "failoverOn": [], "direction": "Up", "onExhausted": "Error"
+            }},
+            "workloads": [], "defaultWorkload": null, "accessLog": "JSON"
+        });
+        let table = table.to_string();
+        for (from, to, says) in [
+            ("-", "-", "path up: step small: match: regex parse error"),
+            (
+                "\"deadlineMs\":1",
+                "\"deadlineMs\":\"1\"",
+                "paths.up.deadlineMs: invalid type: string \"1\", expected u64",
+            ),
+            ("\"attempts\":1", "\"attemps\":1", "paths.up.steps[0].attemps: unknown field `attemps`"),
+            ("\"policy\":\"p\",", "", "missing field `policy`"),
+            ("\"formatVersion\":1", "\"formatVersion\":2", "format version 2"),
+            ("\"accessLog\"", "accessLog", "key must be a string"),
+        ] {
+            let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
+            let refused = Snapshot::compile(&table.replace(from, to), &Secrets::default(), &metrics, None).err();
+            let text = refused.expect("it is refused").to_string();
+            assert!(text.contains(says), "{text} should say {says}");
+        }
+    }
 }
