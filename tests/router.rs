@@ -20,6 +20,8 @@ mod gates;
 mod harness;
 #[path = "router/health.rs"]
 mod health;
+#[path = "router/hedge.rs"]
+mod hedge;
 #[path = "router/hostile.rs"]
 mod hostile;
 #[path = "router/limits.rs"]

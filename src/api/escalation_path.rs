@@ -59,6 +59,9 @@ pub struct EscalationPathSpec {
     /// What counts as an unavailable tier, and which way to fall.
     #[serde(default)]
     pub failover: Failover,
+    /// When a step is slow, so that the next one starts beside it: the first answer that is accepted is taken, and the other step is given up, and counted with its estimated input. At most one request in twenty of a path is hedged, and none where the next step's tier is Degraded, its account has less than a fifth of a limit free, or the answer has begun to flow to the client. The next step is entered by the same rules as in its turn, and both count for maxCost, quotas, cost and the access log. None: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// When a streamed answer begins to flow to the client.
     #[serde(default)]
     pub streaming: Streaming,
@@ -357,6 +360,20 @@ pub enum Direction {
     Up,
     /// Up, then to FailoverOnly steps, then the best eligible answer.
     UpThenDown,
+}
+
+/// When a step is slow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.after) != has(self.percentile)").message("spec.hedge: exactly one of after and percentile must be set"))]
+#[serde(rename_all = "camelCase")]
+pub struct Hedge {
+    /// A step is slow after this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Duration>,
+    /// A step is slow once it takes longer than so many of a hundred of its latest requests, as each router has seen them. It acts once a router has seen 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 50, max = 99))]
+    pub percentile: Option<i32>,
 }
 
 /// When a streamed answer begins to flow.

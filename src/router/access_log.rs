@@ -103,6 +103,9 @@ struct Step<'a> {
     tier: &'a str,
     verdict: &'static str,
     reason: Option<&'static str>,
+    /// It was asked beside a slow step, before its turn.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    hedge: bool,
     score: Option<f64>,
     gates: &'a [Verdict],
     /// What gates asked for; its cost is not in the step's.
@@ -144,6 +147,7 @@ impl<'a> From<&'a StepTrace<'_>> for Step<'a> {
             tier: &trace.leg.upstream.name,
             verdict,
             reason,
+            hedge: trace.hedge,
             score: trace.score(),
             gates: &trace.verdicts,
             asked: trace.opinions.iter().map(Asked::from).collect(),

@@ -17,10 +17,11 @@ use super::call::{Body, CallError, Wants};
 use super::endpoints::Endpoints;
 use super::errors::Problem;
 use super::gates::{CompiledGate, Judgement, RequestContext, judge, judge_prefix};
+use super::hedge::{self, Ahead, Hedge, SoFar};
 use super::live::Live;
 use super::money::Money;
 use super::pool::Pool;
-use super::route::{Route, Stage};
+use super::route::{Leg, Route, Stage};
 use super::second_opinion;
 use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
@@ -28,7 +29,7 @@ use crate::api::escalation_path::{FailoverReason, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
 use crate::routing::decide::{self, Needs, Skip};
-use crate::routing::table::Tier;
+use crate::routing::table::{Step, Tier};
 
 /// What a walk needs besides the request.
 pub struct World<'a> {
@@ -66,7 +67,8 @@ pub struct Served<'s> {
     pub logprobs: Vec<Range<usize>>,
 }
 
-struct Candidate<'s> {
+/// An answer that is returned if none better comes.
+pub(super) struct Candidate<'s> {
     rank: (ModelClass, usize),
     served: Served<'s>,
 }
@@ -75,13 +77,43 @@ struct Candidate<'s> {
 const OUTGROWN: &str = "Sticky";
 
 /// What one tier said.
-enum Said<'s> {
+pub(super) enum Said<'s> {
     Accepted(Served<'s>),
     Rejected(Option<Candidate<'s>>),
     Unavailable(CallError),
     Skipped(Option<FailoverReason>),
     /// Skipped because it is set aside, for so long if that is known.
     SetAside(Option<Duration>),
+}
+
+/// What the steps of a walk have in common.
+pub(super) struct Walk<'a, 's> {
+    pub(super) world: &'a World<'a>,
+    pub(super) route: &'s Route,
+    pub(super) asked: &'a Asked<'a>,
+    deadline: tokio::time::Instant,
+    context: RequestContext<'a>,
+}
+
+impl<'a, 's> Walk<'a, 's> {
+    /// A tier of a step, ready to be asked.
+    pub(super) fn call(&self, step: &'s Step, stage: &'s Stage, leg: &'s Leg, left: Option<Money>) -> Call<'a, 's> {
+        let Self { world, route, asked, deadline, .. } = *self;
+        let fair = Duration::from_millis(step.timeout_ms.min(route.path.deadline_ms)) / 2;
+        let wants = Wants {
+            stream: streams(&leg.upstream, asked.peek),
+            commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
+            // The chosen token is one of those that are listed.
+            alternatives: stage.logprobs > Some(1),
+        };
+        let (upstream, risk) = (&leg.upstream, route.risk);
+        Call { world, step, upstream, stage, asked, deadline, fair, wants, left, risk }
+    }
+
+    /// Asks it, and judges its answer.
+    pub(super) async fn ask(&self, call: &Call<'a, 's>, entry: &mut StepTrace<'s>) -> Said<'s> {
+        ask(call, self.route.data_class, &self.context, entry).await
+    }
 }
 
 /// Walks a path. What happened is in `trace`, however it ends.
@@ -96,8 +128,9 @@ pub async fn walk<'s>(
 ) -> Result<Served<'s>, Problem> {
     let path = &route.path;
     let deadline = tokio::time::Instant::now() + Duration::from_millis(path.deadline_ms);
-    let context = RequestContext::new(asked.peek);
-    let mut unavailable = false;
+    let walk = Walk { world, route, asked, deadline, context: RequestContext::new(asked.peek) };
+    route.hedge.iter().for_each(Hedge::request);
+    let (mut unavailable, mut ahead) = (false, None::<Box<Ahead<'_>>>);
     let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
     // When the first of the tiers that are at their limit may be asked again.
@@ -114,25 +147,32 @@ pub async fn walk<'s>(
             continue;
         }
         for leg in &stage.legs {
-            let begin = Instant::now();
-            let fair = Duration::from_millis(step.timeout_ms.min(path.deadline_ms)) / 2;
-            let left = path.max_cost.map(|most| Money::from_nanos(most) - trace.cost());
-            let wants = Wants {
-                stream: streams(&leg.upstream, asked.peek),
-                commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
-                // The chosen token is one of those that are listed.
-                alternatives: stage.logprobs > Some(1),
+            let said = if let Some(before) = ahead.take_if(|ahead| std::ptr::eq(ahead.leg, leg)) {
+                before.said
+            } else {
+                let begin = Instant::now();
+                let left = path.max_cost.map(|most| Money::from_nanos(most) - trace.cost());
+                let call = walk.call(step, stage, leg, left);
+                // From here on, so that what it has cost counts when the client leaves before it has ended.
+                let entry = trace.0.push_mut(StepTrace::new(leg));
+                if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier) > left) {
+                    entry.ending = Ending::Skipped(Skip::MaxCost.reason());
+                    continue;
+                }
+                // No step is asked twice: neither one that was asked ahead, nor one that follows an outgrown step.
+                if let Some(hedge) = route.hedge.as_ref().filter(|_| !outgrown && ahead.is_none()) {
+                    let so_far = SoFar { step: (index + asked.start) % path.steps.len(), unavailable };
+                    // In a box: what few paths do must not make the future of every request larger.
+                    let asking = Box::pin(hedge::ask(&walk, hedge, &call, so_far, trace));
+                    let (said, next) = asking.await;
+                    ahead = next;
+                    said
+                } else {
+                    let said = walk.ask(&call, entry).await;
+                    entry.latency = begin.elapsed();
+                    said
+                }
             };
-            let (upstream, risk) = (&leg.upstream, route.risk);
-            let call = Call { world, step, upstream, stage, asked, deadline, fair, wants, left, risk };
-            // From here on, so that what it has cost counts when the client leaves before it has ended.
-            let entry = trace.0.push_mut(StepTrace::new(leg));
-            if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier) > left) {
-                entry.ending = Ending::Skipped(Skip::MaxCost.reason());
-                continue;
-            }
-            let said = ask(&call, route.data_class, &context, entry).await;
-            entry.latency = begin.elapsed();
             match said {
                 Said::Accepted(served) => return Ok(served),
                 Said::Rejected(candidate) => {
@@ -162,7 +202,7 @@ pub async fn walk<'s>(
                     unavailable = true;
                 }
             }
-            if tokio::time::Instant::now() >= deadline {
+            if tokio::time::Instant::now() >= deadline && ahead.is_none() {
                 break 'steps;
             }
         }

@@ -54,6 +54,13 @@ pub fn gives_way(upstream: &Upstream, endpoints: &[Arc<Endpoint>], risk: Risk) -
     upstream.scarce.to(risk, now) || few(endpoints, risk, now) || upstream.circuit().spares(risk, now)
 }
 
+/// Whether the tier is left alone, or Low would give way: no time for what is not needed.
+#[must_use]
+pub fn is_degraded(upstream: &Upstream, endpoints: &[Arc<Endpoint>]) -> bool {
+    let now = Instant::now();
+    upstream.circuit().is_open() || upstream.scarce.to(Risk::Low, now) || few(endpoints, Risk::Low, now)
+}
+
 fn few(endpoints: &[Arc<Endpoint>], risk: Risk, now: Instant) -> bool {
     // Of one the tier's circuit says it all.
     if endpoints.len() < 2 {

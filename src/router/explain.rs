@@ -80,6 +80,9 @@ struct StepExplained<'a> {
     entered: &'static str,
     tiers: Vec<TierExplained<'a>>,
     gates: Vec<Description<'a>>,
+    /// After how long the next step would start beside it, as far as that is known now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hedged_after_ms: Option<u128>,
     /// Whether a stream would be judged by its beginning.
     commits: bool,
 }
@@ -205,7 +208,10 @@ fn explain(snapshot: &Snapshot, endpoints: &Endpoints, asked: &Asked) -> Result<
         data_class: route.data_class,
         input_tokens_estimate: peek.input_tokens_estimate(),
         table_hash: &snapshot.hash,
-        steps: steps.map(|(step, stage)| explain_step(route, endpoints, &peek, step, stage)).collect(),
+        steps: (0..)
+            .zip(steps)
+            .map(|(at, (step, stage))| explain_step(route, endpoints, &peek, at, step, stage))
+            .collect(),
     };
     Ok(Json(explained).into_response())
 }
@@ -214,9 +220,12 @@ fn explain_step<'a>(
     route: &'a Route,
     endpoints: &Endpoints,
     peek: &Peek<'_>,
+    at: usize,
     step: &'a Step,
     stage: &'a Stage,
 ) -> StepExplained<'a> {
+    let has_next = route.path.steps.iter().skip(at + 1).any(|step| step.entry == Entry::Always);
+    let hedge = route.hedge.as_ref().filter(|_| has_next);
     let tier = |upstream: &'a Upstream| TierExplained {
         tier: &upstream.name,
         skip: why_not(route, endpoints, peek, upstream),
@@ -231,6 +240,7 @@ fn explain_step<'a>(
         },
         tiers: stage.legs.iter().map(|leg| tier(&leg.upstream)).collect(),
         gates: stage.gates.iter().map(CompiledGate::describe).collect(),
+        hedged_after_ms: hedge.and_then(|hedge| hedge.bound(at)).map(|bound| bound.as_millis()),
         commits: stage.commit_after.is_some() && may_commit(peek),
     }
 }

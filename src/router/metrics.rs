@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::admission::limiter::Kind;
+use super::hedge::HedgeMetrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
 use super::trace::{Ending, StepTrace, Trace};
@@ -33,7 +34,7 @@ pub struct StepLabels {
     pub step: String,
     /// Tier that was asked.
     pub tier: String,
-    /// `accepted`, `escalated`, `failed` or `skipped`.
+    /// `accepted`, `escalated`, `failed`, `skipped` or `cancelled`.
     pub verdict: &'static str,
     /// The gate that failed, or why the tier gave no answer.
     pub reason: &'static str,
@@ -61,6 +62,16 @@ pub struct RetryLabels {
     /// The tier.
     pub tier: String,
     /// `made`, or `over_budget` when there was none because the retry budget was spent.
+    pub result: &'static str,
+}
+
+/// Labels of hedges.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HedgeLabels {
+    /// Workload of the request.
+    pub workload: String,
+    /// `won` when the hedge's answer was taken, `lost` when another or none was, or `over_budget` when there was no hedge
+    /// because the budget was spent.
     pub result: &'static str,
 }
 
@@ -147,6 +158,7 @@ pub struct Metrics {
     cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
     admissions: Family<AdmissionLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
+    hedges: Family<HedgeLabels, Counter>,
     waiting: Family<AccountLabels, Gauge>,
     wait: Family<AccountLabels, Histogram>,
     /// Tables that were loaded or refused.
@@ -173,6 +185,7 @@ impl Metrics {
             cost: Family::default(),
             admissions: Family::default(),
             retries: Family::default(),
+            hedges: Family::default(),
             waiting: Family::default(),
             wait: Family::new_with_constructor(histogram),
             reloads: Family::default(),
@@ -187,6 +200,7 @@ impl Metrics {
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
         registry.register("admissions", "Decisions of limits and quotas", metrics.admissions.clone());
         registry.register("retries", "Second attempts at a tier, by result", metrics.retries.clone());
+        registry.register("hedges", "Steps started beside a slow one, by result", metrics.hedges.clone());
         registry.register("quota_waiting", "Requests that wait for an account", metrics.waiting.clone());
         registry.register("quota_wait_seconds", "Time that requests waited for an account", metrics.wait.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
@@ -216,6 +230,13 @@ impl Metrics {
     pub fn retries(&self, tier: &str, budget: Arc<RetryBudget>) -> Retries {
         let counter = |result| self.retries.get_or_create_owned(&RetryLabels { tier: tier.to_owned(), result });
         Retries { budget, made: counter("made"), over_budget: counter("over_budget") }
+    }
+
+    /// Counters of the hedges of a workload's path.
+    #[must_use]
+    pub fn hedges(&self, workload: &str) -> HedgeMetrics {
+        let counter = |result| self.hedges.get_or_create_owned(&HedgeLabels { workload: workload.to_owned(), result });
+        HedgeMetrics { won: counter("won"), lost: counter("lost"), over_budget: counter("over_budget") }
     }
 
     /// Counters of one tier of one step with these gates.
@@ -287,7 +308,7 @@ impl Metrics {
             Ending::Escalated(gate) => {
                 metrics.escalated.iter().find(|(name, _)| *name == gate).map(|(_, counter)| counter)
             }
-            Ending::Failed(_) | Ending::Skipped(_) => None,
+            Ending::Failed(_) | Ending::Skipped(_) | Ending::Cancelled => None,
         };
         match ready {
             Some(counter) => counter.inc(),

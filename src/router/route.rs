@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::part;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
+use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
 use super::snapshot::{Refused, Upstream};
 use crate::api::types::{DataClass, Risk};
@@ -29,6 +30,8 @@ pub struct Route {
     pub needs_request_schema: bool,
     /// What all clients together may take of it.
     pub limiter: Option<Arc<Limiter>>,
+    /// How slow steps are hedged, if they are.
+    pub hedge: Option<Hedge>,
     /// Counters of the workload.
     pub metrics: WorkloadMetrics,
 }
@@ -139,6 +142,7 @@ impl Compiler<'_> {
             let (limits, before) = (part(limits, self.table.routers), before.and_then(|b| b.limiter.as_ref()));
             Limiter::new(Scope::Workload, &workload.name, limits, before, self.metrics)
         });
+        let hedge = self.hedge(&path, &workload.name, before);
         Ok(Route {
             workload: workload.name.clone(),
             owner: workload.owner.clone(),
@@ -148,8 +152,14 @@ impl Compiler<'_> {
             needs_request_schema: judges_by_request(&stages),
             stages,
             limiter,
+            hedge,
             metrics: self.metrics.workload(&workload.name),
         })
+    }
+
+    fn hedge(&self, path: &Path, workload: &str, before: Option<&Route>) -> Option<Hedge> {
+        let before = before.and_then(|before| before.hedge.as_ref());
+        path.hedge.map(|bound| Hedge::new(bound, path.steps.len(), before, workload, self.metrics))
     }
 
     fn tier(&self, tier: &str) -> Result<Route, Refused> {
@@ -158,8 +168,19 @@ impl Compiler<'_> {
         let metrics = self.metrics.workload(&workload);
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
         let needs_request_schema = judges_by_request(&stages);
-        let (owner, limiter) = ("-".into(), None);
-        Ok(Route { workload, owner, risk, data_class, path, stages, needs_request_schema, limiter, metrics })
+        Ok(Route {
+            workload,
+            owner: "-".into(),
+            risk,
+            data_class,
+            path,
+            stages,
+            needs_request_schema,
+            limiter: None,
+            // A path of one tier has nobody to hedge with.
+            hedge: None,
+            metrics,
+        })
     }
 
     fn path(&self, what: &str, workload: &str, name: &str) -> Result<(Path, Vec<Stage>), Refused> {

@@ -19,6 +19,8 @@ pub enum Ending {
     Failed(&'static str),
     /// Its tier was not asked.
     Skipped(&'static str),
+    /// It was given up, because the one beside it was accepted first.
+    Cancelled,
 }
 
 impl Ending {
@@ -30,6 +32,7 @@ impl Ending {
             Self::Escalated(gate) => ("escalated", Some(gate)),
             Self::Failed(reason) => ("failed", Some(reason)),
             Self::Skipped(reason) => ("skipped", Some(reason)),
+            Self::Cancelled => ("cancelled", None),
         }
     }
 }
@@ -41,6 +44,8 @@ pub struct StepTrace<'s> {
     pub leg: &'s Leg,
     /// How it ended.
     pub ending: Ending,
+    /// Whether it was asked beside a slow step, before its turn.
+    pub hedge: bool,
     /// What its gates found, in the order in which they judged.
     pub verdicts: Vec<Verdict>,
     /// Time that the step took.
@@ -101,6 +106,7 @@ impl<'s> StepTrace<'s> {
         Self {
             leg,
             ending: Ending::Failed("ClientGone"),
+            hedge: false,
             verdicts: Vec::new(),
             latency: Duration::ZERO,
             usage: Usage::default(),

@@ -240,10 +240,29 @@ pub struct Path {
     /// How a conversation that escalated is known again, so that it starts there.
     #[serde(default)]
     pub sticky: Option<Sticky>,
+    /// When the next step starts beside one that is slow.
+    #[serde(default)]
+    pub hedge: Option<Hedge>,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.
     pub on_exhausted: OnExhausted,
+}
+
+/// When a step is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Hedge {
+    /// After a time.
+    After {
+        /// In milliseconds.
+        after_ms: u64,
+    },
+    /// When it takes longer than most of its requests do.
+    Percentile {
+        /// So many of a hundred.
+        percentile: u32,
+    },
 }
 
 /// What a conversation is known by.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::explain;
 use super::fake_upstream::{Behaviour, FakeUpstream};
 use super::harness::{Harness, Reply, body, post, table};
 use super::{LARGE, SURE, UNSURE, pair};
@@ -34,17 +35,12 @@ async fn low_gives_way_where_a_provider_has_little_left_and_medium_where_it_has_
     assert_eq!(steps(&router.ask(&body("review")).await), served);
     assert_eq!(steps(&router.ask(&body("draft")).await), "large:skipped(Degraded) small:accepted");
     assert_eq!(steps(&router.ask(&body("review")).await), served);
-    let explained = post_explain(&router, r#"{"client":"finance","model":"draft"}"#).await;
-    assert!(explained.contains("little is left of it, which is for workloads of risk High"), "{explained}");
+    let (_, explained) = explain::ask(&router, r#"{"client":"finance","model":"draft"}"#).await;
+    let why = &explained["steps"][0]["tiers"][0]["skip"]["detail"];
+    assert_eq!(why, "little is left of it, which is for workloads of risk High", "{explained}");
     large.now(left(enough));
     router.ask(&body("review")).await;
     assert_eq!(steps(&router.ask(&body("intent")).await), served);
-}
-
-async fn post_explain(router: &Harness, question: &str) -> String {
-    let head = "POST /explain HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
-    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{question}", question.len());
-    super::harness::exchange(router.admin, request.as_bytes()).await.body
 }
 
 #[tokio::test]

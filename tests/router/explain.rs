@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::fake_upstream::{Behaviour, FakeUpstream};
 use super::harness::{Harness, body, exchange, get, table};
 
-async fn ask(router: &Harness, question: &str) -> (u16, Value) {
+/// What the router says of a question.
+pub async fn ask(router: &Harness, question: &str) -> (u16, Value) {
     let head = format!(
         "POST /explain HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{question}",
         question.len()

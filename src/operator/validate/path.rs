@@ -104,6 +104,7 @@ pub(super) fn resolve(
         commit_after_tokens: commit_after(&mut problems, &spec.streaming),
         resume: spec.streaming.mode == api::StreamingMode::Commit && spec.streaming.resume,
         sticky: spec.sticky.as_ref().map(|sticky| compile_sticky(&mut problems, sticky)),
+        hedge: spec.hedge.as_ref().and_then(|hedge| compile_hedge(&mut problems, hedge, &spec.steps)),
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
@@ -119,6 +120,27 @@ fn compile_sticky(problems: &mut Problems, sticky: &api::Sticky) -> table::Stick
             let problem = "must be set with by: Header, and only with it";
             problems.add(REASON_INVALID, "spec.sticky.header", problem);
             table::Sticky::Prefix { ttl_ms }
+        }
+    }
+}
+
+fn compile_hedge(problems: &mut Problems, hedge: &api::Hedge, steps: &[api::Step]) -> Option<table::Hedge> {
+    if steps.iter().filter(|step| step.entry == Entry::Always).count() < 2 {
+        let problem = "needs a second step that is entered Always, which starts beside the slow one";
+        problems.add(REASON_INVALID, "spec.hedge", problem);
+    }
+    match (&hedge.after, hedge.percentile) {
+        (Some(after), None) => Some(table::Hedge::After { after_ms: positive(problems, "spec.hedge.after", after) }),
+        (None, Some(percentile)) => {
+            let bounded = u32::try_from(percentile).ok().filter(|percentile| (50..=99).contains(percentile));
+            if bounded.is_none() {
+                problems.add(REASON_INVALID, "spec.hedge.percentile", format!("{percentile} must be 50 to 99"));
+            }
+            bounded.map(|percentile| table::Hedge::Percentile { percentile })
+        }
+        _ => {
+            problems.add(REASON_INVALID, "spec.hedge", "exactly one of after and percentile must be set");
+            None
         }
     }
 }
@@ -177,6 +199,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         commit_after_tokens: None,
         resume: false,
         sticky: None,
+        hedge: None,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

@@ -95,6 +95,22 @@ impl Account {
         &self.name
     }
 
+    /// Whether so many percent of each limit are free, and nobody waits.
+    #[must_use]
+    pub fn has_free(&self, percent: u32, now: Instant) -> bool {
+        let mut state = self.state();
+        let taken = Duration::from_secs(60) * 100_u32.saturating_sub(percent) / 100;
+        let fills = |bucket: &mut Bucket| {
+            bucket.fill(now);
+            bucket.until_full() <= taken
+        };
+        let in_flight = u64::from(state.in_flight) * 100;
+        let places = self.quota.max_concurrent.map(|most| u64::from(most) * u64::from(100_u32.saturating_sub(percent)));
+        places.is_none_or(|places| in_flight <= places)
+            && state.queue.is_empty()
+            && state.buckets.iter_mut().flatten().all(fills)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,6 +312,26 @@ mod tests {
         permit.settle(Some(Usage { prompt: 90, cached: 0, completion: 20 }));
         assert!(account.admit(order(11, 1), Risk::Low, soon()).await.is_err(), "more input was used than estimated");
         assert!(account.admit(order(10, 30), Risk::Low, soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fifth_is_free_or_is_not() {
+        let now = || tokio::time::Instant::now().into_std();
+        let account = account(|q| (q.requests_per_minute, q.max_concurrent) = (Some(100), Some(5)));
+        let held = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
+        for _ in 0..79 {
+            assert!(account.has_free(20, now()));
+            account.admit(order(1, 1), Risk::Low, soon()).await.unwrap().settle(None);
+        }
+        assert!(account.has_free(20, now()) && !account.has_free(21, now()));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let mut held = vec![held];
+        for _ in 0..3 {
+            held.push(account.admit(order(1, 1), Risk::Low, soon()).await.unwrap());
+        }
+        assert!(account.has_free(20, now()));
+        held.push(account.admit(order(1, 1), Risk::Low, soon()).await.unwrap());
+        assert!(!account.has_free(20, now()));
     }
 
     #[tokio::test(start_paused = true)]
