@@ -7,7 +7,7 @@
 //! | a tier that was left alone is tried again | a fifth of its pause later than High | a tenth later |
 //!
 //! Only where a workload of risk High uses the tier: else nobody would be served by it. Nobody gives way for ever, though
-//! there may be no request of High risk to find out: a pause ends, and a limit fills again.
+//! there may be no request of High risk to find out: a pause ends, and a limit fills again (ADR 12).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

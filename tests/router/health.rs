@@ -33,6 +33,8 @@ async fn router(behaviours: &[Behaviour], given: Value) -> (Vec<FakeUpstream>, F
     }
     let mut table = table(fakes[0].port, large.port);
     table["tiers"]["small"]["health"] = health(&given);
+    table["paths"]["up"]["deadlineMs"] = 10_000.into();
+    table["paths"]["up"]["steps"][0]["timeoutMs"] = 5_000.into();
     table["paths"]["up"]["steps"][0]["attempts"] = 3.into();
     if fakes.len() > 1 {
         table["tiers"]["small"]["backend"] =
@@ -81,8 +83,8 @@ async fn a_tier_whose_answers_begin_late_is_degraded() {
 
 #[tokio::test]
 async fn a_stream_that_begins_in_time_is_not_late_however_long_it_is() {
-    let flow = Behaviour::Flow { tokens: 30, logprob: -0.01, pause: Duration::from_millis(10), cut: None };
-    let (fakes, _large, router) = router(&[flow], json!({"latencyLimitMs": 200, "consecutiveFailures": 1})).await;
+    let flow = Behaviour::Flow { tokens: 60, logprob: -0.01, pause: Duration::from_millis(10), cut: None };
+    let (fakes, _large, router) = router(&[flow], json!({"latencyLimitMs": 500, "consecutiveFailures": 1})).await;
     let asked = body("intent").replacen('{', r#"{"stream":true,"#, 1);
     for _ in 0..3 {
         assert_eq!(router.ask(&asked).await.header("x-smallfirst-steps"), SMALL);
@@ -92,8 +94,8 @@ async fn a_stream_that_begins_in_time_is_not_late_however_long_it_is() {
 
 #[tokio::test]
 async fn a_late_endpoint_is_set_aside_but_never_more_than_half_of_them() {
-    let slow = || Behaviour::Slow(Duration::from_millis(60), "small says");
-    let given = json!({"latencyLimitMs": 30, "consecutiveFailures": 3});
+    let slow = || Behaviour::Slow(Duration::from_millis(300), "small says");
+    let given = json!({"latencyLimitMs": 200, "consecutiveFailures": 3});
     let (fakes, large, router) = router(&[slow(), SURE, SURE], given).await;
     for _ in 0..40 {
         assert_eq!(steps(&router).await, SMALL);
@@ -101,7 +103,7 @@ async fn a_late_endpoint_is_set_aside_but_never_more_than_half_of_them() {
     assert_eq!((fakes[0].count(), large.count()), (3, 0));
     // All are late now: the first is set aside already, and who else is left stays.
     fakes.iter().for_each(|fake| fake.now(slow()));
-    for _ in 0..30 {
+    for _ in 0..10 {
         assert_eq!(steps(&router).await, SMALL);
     }
     let counts: Vec<usize> = fakes.iter().map(FakeUpstream::count).collect();
