@@ -254,6 +254,18 @@ fn path_rows() -> Vec<Row> {
             vec![(FRONTIER, "", Value::Null)],
             ("ResolvedRefs", "RefNotFound", "spec.steps[1].class: no accepted ModelTier has class Frontier"),
         ),
+        invalid(
+            "/spec/escalationLimit",
+            json!({"ratio": "0.2", "window": "999ms"}),
+            "spec.escalationLimit.window: 999ms must",
+        ),
+        invalid(
+            "/spec/escalationLimit",
+            json!({"ratio": "0.2", "window": "25h"}),
+            "spec.escalationLimit.window: 25h must be",
+        ),
+        invalid("/spec/escalationLimit", json!({"ratio": "2"}), "spec.escalationLimit.ratio: \"2\" is"),
+        accepted(PATH, vec![(PATH, "/spec/escalationLimit", json!({"ratio": "0.2"}))]),
         // Foreground deletion keeps an object until its children are gone.
         row(
             PATH,

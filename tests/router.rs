@@ -10,6 +10,8 @@ mod commit_bar;
 mod control_faults;
 #[path = "router/degraded.rs"]
 mod degraded;
+#[path = "router/escalation_limit.rs"]
+mod escalation_limit;
 #[path = "router/explain.rs"]
 mod explain;
 #[path = "router/fake_upstream.rs"]

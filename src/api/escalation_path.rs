@@ -59,7 +59,7 @@ pub struct EscalationPathSpec {
     /// What counts as an unavailable tier, and which way to fall.
     #[serde(default)]
     pub failover: Failover,
-    /// When a step is slow, so that the next one starts beside it: the first answer that is accepted is taken, and the other step is given up, and counted with its estimated input. At most one request in twenty of a path is hedged, and none where the next step's tier is Degraded, its account has less than a fifth of a limit free, or the answer has begun to flow to the client. The next step is entered by the same rules as in its turn, and both count for maxCost, quotas, cost and the access log. None: never.
+    /// When a step is slow, so that the next one starts beside it: the first answer that is accepted is taken, and the other step is given up, and counted with its estimated input. At most one request in twenty of a path is hedged, and none where the next step's tier is Degraded, its account has less than a fifth of a limit free, or the answer has begun to flow to the client. The next step is entered by the same rules as in its turn, and both count for maxCost, quotas, escalationLimit, cost and the access log. None: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedge: Option<Hedge>,
     /// When a streamed answer begins to flow to the client.
@@ -68,6 +68,9 @@ pub struct EscalationPathSpec {
     /// Whether a conversation that escalated starts at that step next time. None: every turn starts at the first step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sticky: Option<Sticky>,
+    /// How many requests may escalate: go on to a later step because a gate refused an answer. A step that is entered because a tier was unavailable does not count; a conversation that starts at a later step (sticky) does, each turn, and starts at the first step where it may not. Counted for each workload of the path, by each router for itself. None: as many as gates refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation_limit: Option<EscalationLimit>,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -439,6 +442,34 @@ pub enum StickyBy {
     Prefix,
     /// A header.
     Header,
+}
+
+/// How many requests of a workload may escalate. Every client may escalate the same ratio of its own requests, and what others leave of theirs, shared max-min fairly: a client that asks for no more than its own part is never refused because of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EscalationLimit {
+    /// Most of the requests that may escalate, 0 to 1. Of each client one in a window always may, unless it is 0.
+    pub ratio: Ratio,
+    /// Time over which requests and escalations are counted, 1s to 24h. It moves on in twelfths. Default: 1m.
+    #[serde(default = "default_window")]
+    pub window: Duration,
+    /// What becomes of a request that may not escalate. BestAnswer (the default): it gets the answer that was refused, if that may be returned; otherwise, and always of high-risk workloads, an error. Reject: an error. The error is a 429 (escalation_limit) with Retry-After.
+    #[serde(default)]
+    pub on_exceeded: OnExceeded,
+}
+
+fn default_window() -> Duration {
+    Duration::from("1m")
+}
+
+/// What becomes of a request that may not escalate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OnExceeded {
+    /// The best answer that there is.
+    #[default]
+    BestAnswer,
+    /// An error.
+    Reject,
 }
 
 /// What to answer when no answer passed.

@@ -2,7 +2,8 @@
 //!
 //! Finite by construction: a path is a list, each step is entered at most once, attempts are bounded, one deadline
 //! bounds the whole. A tier that gives no answer sends the request on only for the reasons that the path names; an
-//! answer that fails its gates always does, and is kept in case nothing better comes.
+//! answer that fails its gates does as far as the path's limit on escalations lets it, and is kept in case nothing
+//! better comes.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::admission::escalations::Leave;
 use super::answer::{Answer, Strip, Usage};
 use super::attempts::{Call, call_tier};
 use super::body::{Inject, Peek, ResponseFormat};
@@ -25,7 +27,7 @@ use super::route::{Leg, Route, Stage};
 use super::second_opinion;
 use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
-use crate::api::escalation_path::{FailoverReason, OnExhausted};
+use crate::api::escalation_path::{FailoverReason, OnExceeded, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass, Risk};
 use crate::routing::decide::{self, Needs, Skip};
@@ -49,6 +51,8 @@ pub struct Asked<'a> {
     pub peek: &'a Peek<'a>,
     /// Its id.
     pub id: &'a HeaderValue,
+    /// Index of its client in the table; `None` for an anonymous caller.
+    pub client: Option<usize>,
     /// The step that it starts at: its conversation has outgrown those before.
     pub start: usize,
 }
@@ -75,6 +79,9 @@ pub(super) struct Candidate<'s> {
 
 /// Why a step is skipped that a conversation has outgrown.
 const OUTGROWN: &str = "Sticky";
+
+/// Why a step is skipped that the limit on escalations does not let a request enter.
+const ESCALATION_LIMIT: &str = "EscalationLimit";
 
 /// What one tier said.
 pub(super) enum Said<'s> {
@@ -127,22 +134,27 @@ pub async fn walk<'s>(
     trace: &mut Trace<'s>,
 ) -> Result<Served<'s>, Problem> {
     let path = &route.path;
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(path.deadline_ms);
+    let now = tokio::time::Instant::now();
+    let deadline = now + Duration::from_millis(path.deadline_ms);
     let walk = Walk { world, route, asked, deadline, context: RequestContext::new(asked.peek) };
     route.hedge.iter().for_each(Hedge::request);
-    let (mut unavailable, mut ahead) = (false, None::<Box<Ahead<'_>>>);
+    let mut leave = Leave::new(route.escalations.as_ref(), asked.client, now.into_std());
+    // To start at a later step is to have escalated: where that may not be, it is judged anew.
+    let start = if asked.start == 0 || leave.ask(now.into_std()) { asked.start } else { 0 };
+    let (mut unavailable, mut rejected) = (false, false);
     let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
     // When the first of the tiers that are at their limit may be asked again.
     let mut soonest: Option<Duration> = None;
+    let mut ahead: Option<Box<Ahead<'_>>> = None;
     let steps = path.steps.iter().zip(&route.stages);
-    for (_, stage) in steps.clone().take(asked.start) {
+    for (_, stage) in steps.clone().take(start) {
         trace.0.extend(stage.legs.first().map(|leg| StepTrace::skipped(leg, OUTGROWN)));
     }
     // What was outgrown is better than nothing.
-    let rotated = steps.clone().skip(asked.start).chain(steps.take(asked.start));
+    let rotated = steps.clone().skip(start).chain(steps.take(start));
     'steps: for (index, (step, stage)) in rotated.enumerate() {
-        let outgrown = index + asked.start >= path.steps.len();
+        let outgrown = index + start >= path.steps.len();
         if !decide::enters(path, step, unavailable) || outgrown && (!unavailable || best.is_some()) {
             continue;
         }
@@ -159,17 +171,24 @@ pub async fn walk<'s>(
                     entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                     continue;
                 }
+                if rejected && !leave.ask(begin) {
+                    entry.ending = Ending::Skipped(ESCALATION_LIMIT);
+                    break 'steps;
+                }
                 // No step is asked twice: neither one that was asked ahead, nor one that follows an outgrown step.
                 if let Some(hedge) = route.hedge.as_ref().filter(|_| !outgrown && ahead.is_none()) {
-                    let so_far = SoFar { step: (index + asked.start) % path.steps.len(), unavailable };
+                    let so_far = SoFar { step: (index + start) % path.steps.len(), unavailable, rejected };
                     // In a box: what few paths do must not make the future of every request larger.
-                    let asking = Box::pin(hedge::ask(&walk, hedge, &call, so_far, trace));
+                    let asking = Box::pin(hedge::ask(&walk, hedge, &call, so_far, &mut leave, trace));
                     let (said, next) = asking.await;
                     ahead = next;
                     said
                 } else {
                     let said = walk.ask(&call, entry).await;
                     entry.latency = begin.elapsed();
+                    if rejected && matches!(entry.ending, Ending::Skipped(_)) {
+                        leave.give_back(begin);
+                    }
                     said
                 }
             };
@@ -183,6 +202,7 @@ pub async fn walk<'s>(
                     }
                     // It answered: what kept an earlier tier from answering is no longer why there is no answer.
                     (last, soonest) = (None, None);
+                    rejected = true;
                     continue 'steps;
                 }
                 Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
@@ -207,9 +227,16 @@ pub async fn walk<'s>(
             }
         }
     }
-    let may_return = route.risk != Risk::High && path.on_exhausted == OnExhausted::BestAnswer;
-    if let Some(candidate) = best.filter(|_| may_return) {
+    let refused = leave.refused(Instant::now()).filter(|_| rejected);
+    let wanted = match refused {
+        None => path.on_exhausted == OnExhausted::BestAnswer,
+        Some((on_exceeded, _)) => on_exceeded == OnExceeded::BestAnswer,
+    };
+    if let Some(candidate) = best.filter(|_| wanted && route.risk != Risk::High) {
         return Ok(Served { outcome: "best-answer", ..candidate.served });
+    }
+    if let Some((_, wait)) = refused {
+        return Err(Problem::escalation_limit(&trace.header(), wait));
     }
     // A tier that refused the request as such speaks of the request, not of the path.
     if let Some(CallError { reason: None, status: Some(status), .. }) = &last {

@@ -62,6 +62,13 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "deadline_exceeded", message)
     }
 
+    /// 429: the limit on escalations let the request go no further.
+    #[must_use]
+    pub fn escalation_limit(steps: &str, wait: Duration) -> Self {
+        let message = format!("no answer passed its gates, and no more requests may escalate now; steps: {steps}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "escalation_limit", message).after(wait)
+    }
+
     /// The same, with the time after which it may go better: whole seconds, never fewer than are needed, at least one.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {

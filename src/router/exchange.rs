@@ -206,7 +206,7 @@ async fn chat<'s>(
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
     let turn = shared.sticky.turn(route, client, &peek, &head.headers);
-    let asked = Asked { body: &body, peek: &peek, id, start: turn.map_or(0, |turn| turn.start) };
+    let asked = Asked { body: &body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start) };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
     if let Some(turn) = turn {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Shared;
+use super::admission::escalations::Escalations;
 use super::body::{Peek, peek};
 use super::cascade::{at_most, may_commit, needs};
 use super::degraded::gives_way;
@@ -33,10 +35,10 @@ use super::json::Object;
 use super::money::Money;
 use super::route::{Route, Stage};
 use super::snapshot::{Snapshot, Upstream};
-use crate::api::escalation_path::{Direction, Entry};
+use crate::api::escalation_path::{Direction, Entry, OnExceeded};
 use crate::api::types::{DataClass, Risk};
 use crate::routing::decide::{self, Skip};
-use crate::routing::table::{Path, Step};
+use crate::routing::table::{EscalationLimit, Path, Step};
 
 /// The routes of the admin port.
 pub fn routes(shared: Arc<Shared>) -> axum::Router {
@@ -70,7 +72,18 @@ struct Explained<'a> {
     data_class: DataClass,
     input_tokens_estimate: u64,
     table_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    escalation_limit: Option<EscalationsExplained>,
     steps: Vec<StepExplained<'a>>,
+}
+
+#[derive(Serialize)]
+struct EscalationsExplained {
+    ratio: f64,
+    window_ms: u64,
+    on_exceeded: OnExceeded,
+    /// Whether a gate could send the request on now.
+    room: bool,
 }
 
 #[derive(Serialize)]
@@ -208,12 +221,20 @@ fn explain(snapshot: &Snapshot, endpoints: &Endpoints, asked: &Asked) -> Result<
         data_class: route.data_class,
         input_tokens_estimate: peek.input_tokens_estimate(),
         table_hash: &snapshot.hash,
+        escalation_limit: route.escalations.as_deref().map(|limit| explain_limit(limit, asked.client)),
         steps: (0..)
             .zip(steps)
             .map(|(at, (step, stage))| explain_step(route, endpoints, &peek, at, step, stage))
             .collect(),
     };
     Ok(Json(explained).into_response())
+}
+
+fn explain_limit(escalations: &Escalations, client: Option<usize>) -> EscalationsExplained {
+    let EscalationLimit { ratio, window_ms, on_exceeded } = escalations.limit();
+    let room = escalations.has_room(client, Instant::now());
+    let ratio = f64::from(u32::try_from(ratio).unwrap_or(u32::MAX)) / 1e9;
+    EscalationsExplained { ratio, window_ms, on_exceeded, room }
 }
 
 fn explain_step<'a>(

@@ -6,7 +6,7 @@
 //! ```
 //! It costs a second answer, just when there may be too much to do. So it is kept to one request in twenty of a path, by
 //! a budget that starts empty, and left out where the next tier is degraded or its account is not a fifth free. The next
-//! step is entered by the same rules as ever: clearance, capabilities, `maxCost`, quota.
+//! step is entered by the same rules as ever: clearance, capabilities, `maxCost`, quota, the limit on escalations.
 //!
 //! A percentile would sink by itself if the slow requests that it sends to the next step were not counted: one that is
 //! given up counts as having taken so long (ADR 11).
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::timeout;
 
+use super::admission::escalations::Leave;
 use super::answer::Usage;
 use super::attempts::Call;
 use super::cascade::{Said, Walk, at_most, needs};
@@ -124,6 +125,8 @@ pub(super) struct SoFar {
     pub(super) step: usize,
     /// Whether an earlier tier was unavailable.
     pub(super) unavailable: bool,
+    /// Whether an earlier answer failed its gates.
+    pub(super) rejected: bool,
 }
 
 /// Asks a step, whose entry is the last of the trace, and the next one beside it once it is slow. What the next one said is
@@ -133,6 +136,7 @@ pub(super) async fn ask<'a, 's>(
     hedge: &Hedge,
     call: &Call<'a, 's>,
     so_far: SoFar,
+    leave: &mut Leave<'_>,
     trace: &mut Trace<'s>,
 ) -> (Said<'s>, Option<Box<Ahead<'s>>>) {
     let next = next(walk, call, so_far);
@@ -150,12 +154,14 @@ pub(super) async fn ask<'a, 's>(
         let said = walk.ask(call, entry).await;
         entry.latency = begin.elapsed();
         hedge.observe(so_far.step, Some(&said), entry.latency);
+        give_back(so_far, leave, entry);
         return (said, None);
     };
     let race = Race { walk, hedge, first: call, second: beside, bound };
-    let (first, second) = race.run([&mut *entry, &mut *standing_by]).await;
+    let (first, second) = race.run(so_far, leave, [&mut *entry, &mut *standing_by]).await;
     hedge.observe(so_far.step, first.as_ref(), entry.latency);
     if standing_by.ending == Ending::Skipped(STANDS_BY) {
+        give_back(so_far, leave, entry);
         trace.0.pop();
         return (first.unwrap_or(Said::Skipped(None)), None);
     }
@@ -173,12 +179,22 @@ pub(super) async fn ask<'a, 's>(
             }
             std::mem::swap(entry, standing_by);
             hedge.metrics.lost.inc();
+            if !so_far.rejected {
+                leave.give_back(Instant::now());
+            }
             (won, None)
         }
         (first, second) => {
             hedge.metrics.lost.inc();
             (first.unwrap_or(Said::Skipped(None)), second.map(|said| Box::new(Ahead { leg, said })))
         }
+    }
+}
+
+/// A request that was sent on to a tier which was not asked may be sent on to another.
+fn give_back(so_far: SoFar, leave: &mut Leave<'_>, entry: &StepTrace<'_>) {
+    if so_far.rejected && matches!(entry.ending, Ending::Skipped(_)) {
+        leave.give_back(Instant::now());
     }
 }
 
@@ -215,7 +231,12 @@ struct Race<'r, 'a, 's> {
 impl<'s> Race<'_, '_, 's> {
     /// What each said, until one is accepted or both have ended; `None`: nothing yet. Who has ended nothing is dropped, and
     /// its connection with it.
-    async fn run(&self, [first, second]: [&mut StepTrace<'s>; 2]) -> (Option<Said<'s>>, Option<Said<'s>>) {
+    async fn run(
+        &self,
+        so_far: SoFar,
+        leave: &mut Leave<'_>,
+        [first, second]: [&mut StepTrace<'s>; 2],
+    ) -> (Option<Said<'s>>, Option<Said<'s>>) {
         let Self { walk, bound, .. } = *self;
         let begin = Instant::now();
         let mut said: [Option<(Said<'s>, Duration)>; 2] = [None, None];
@@ -224,7 +245,7 @@ impl<'s> Race<'_, '_, 's> {
             let mut asking = pin!(walk.ask(self.first, first));
             if let Ok(soon) = timeout(bound, asking.as_mut()).await {
                 said[0] = Some((soon, begin.elapsed()));
-            } else if self.may_start() {
+            } else if self.may_start(so_far, leave) {
                 started = begin.elapsed();
                 *second = StepTrace { hedge: true, ..StepTrace::new(second.leg) };
                 let mut hedging = pin!(walk.ask(self.second, second));
@@ -253,10 +274,18 @@ impl<'s> Race<'_, '_, 's> {
     }
 
     /// Whether the second may start now that the first is slow.
-    fn may_start(&self) -> bool {
+    fn may_start(&self, so_far: SoFar, leave: &mut Leave<'_>) -> bool {
         let upstream = self.second.upstream;
-        let free = upstream.account.as_ref().is_none_or(|account| account.has_free(FREE, Instant::now()));
-        free && !is_degraded(upstream, upstream.endpoints(self.walk.world.endpoints)) && self.hedge.spend()
+        let now = Instant::now();
+        let free = upstream.account.as_ref().is_none_or(|account| account.has_free(FREE, now));
+        if !free || is_degraded(upstream, upstream.endpoints(self.walk.world.endpoints)) || !leave.ask(now) {
+            return false;
+        }
+        let spent = self.hedge.spend();
+        if !spent && !so_far.rejected {
+            leave.give_back(now);
+        }
+        spent
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::admission::escalations::Escalations;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::part;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
@@ -30,6 +32,8 @@ pub struct Route {
     pub needs_request_schema: bool,
     /// What all clients together may take of it.
     pub limiter: Option<Arc<Limiter>>,
+    /// How many of its requests may escalate.
+    pub escalations: Option<Arc<Escalations>>,
     /// How slow steps are hedged, if they are.
     pub hedge: Option<Hedge>,
     /// Counters of the workload.
@@ -142,6 +146,10 @@ impl Compiler<'_> {
             let (limits, before) = (part(limits, self.table.routers), before.and_then(|b| b.limiter.as_ref()));
             Limiter::new(Scope::Workload, &workload.name, limits, before, self.metrics)
         });
+        let escalations = path.escalation_limit.map(|limit| {
+            let names = self.table.clients.iter().flatten().map(|client| client.name.clone()).collect();
+            Escalations::new(limit, names, before.and_then(|b| b.escalations.as_ref()), Instant::now())
+        });
         let hedge = self.hedge(&path, &workload.name, before);
         Ok(Route {
             workload: workload.name.clone(),
@@ -152,6 +160,7 @@ impl Compiler<'_> {
             needs_request_schema: judges_by_request(&stages),
             stages,
             limiter,
+            escalations,
             hedge,
             metrics: self.metrics.workload(&workload.name),
         })
@@ -177,6 +186,7 @@ impl Compiler<'_> {
             stages,
             needs_request_schema,
             limiter: None,
+            escalations: None,
             // A path of one tier has nobody to hedge with.
             hedge: None,
             metrics,

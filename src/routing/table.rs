@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::escalation_path::{
-    Compare, ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExhausted, OnMissing,
+    Compare, ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExceeded,
+    OnExhausted, OnMissing,
 };
 use crate::api::model_tier::Capability;
 use crate::api::routing_policy::AccessLogFormat;
@@ -240,6 +241,9 @@ pub struct Path {
     /// How a conversation that escalated is known again, so that it starts there.
     #[serde(default)]
     pub sticky: Option<Sticky>,
+    /// How many requests of a workload may escalate.
+    #[serde(default)]
+    pub escalation_limit: Option<EscalationLimit>,
     /// When the next step starts beside one that is slow.
     #[serde(default)]
     pub hedge: Option<Hedge>,
@@ -247,6 +251,18 @@ pub struct Path {
     pub direction: Direction,
     /// What to answer when nothing passed.
     pub on_exhausted: OnExhausted,
+}
+
+/// How many requests of a workload may escalate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EscalationLimit {
+    /// Most of its requests, in 1e-9.
+    pub ratio: u64,
+    /// Time over which they are counted, in milliseconds.
+    pub window_ms: u64,
+    /// What becomes of a request that may not.
+    pub on_exceeded: OnExceeded,
 }
 
 /// When a step is slow.

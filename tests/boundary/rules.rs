@@ -3,12 +3,13 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 12] = [
+pub const PURE: [&str; 13] = [
     "api",
     "operator/plan",
     "operator/status",
     "operator/validate",
     "routing/table",
+    "router/admission/escalations",
     "router/answer",
     "router/body",
     "router/continuation",

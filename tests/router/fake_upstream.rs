@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Behaviour {
     /// 200 with this content, every token at this log probability.
     Answer(&'static str, f64),
+    /// 200 with this content: unsure where the request says `HARD`, cut where it sets `max_tokens` to 1.
+    ByPrompt(&'static str),
     /// 200 with these contents in turn, by the number of the request.
     Turns(&'static [&'static str]),
     /// The same after a while, with every token sure.
@@ -104,6 +106,13 @@ async fn serve(
             behaviour if health && !matches!(behaviour, Behaviour::Frozen) => http("200 OK", "text/plain", "", "ok"),
             Behaviour::Answer(text, logprob) => {
                 http("200 OK", "application/json", "", &completion(text, logprob, &body))
+            }
+            Behaviour::ByPrompt(text) => {
+                let logprob = if body.contains("HARD") { -3.0 } else { -0.01 };
+                let whole = completion(text, logprob, &body);
+                let cut = || whole.replace("\"stop\"", "\"length\"").replace("tokens\":10", "tokens\":1");
+                let answer = if body.contains("\"max_tokens\":1,") { cut() } else { whole.clone() };
+                http("200 OK", "application/json", "", &answer)
             }
             Behaviour::Turns(texts) => {
                 http("200 OK", "application/json", "", &completion(texts[turn % texts.len()], -0.01, &body))

@@ -104,6 +104,7 @@ pub(super) fn resolve(
         commit_after_tokens: commit_after(&mut problems, &spec.streaming),
         resume: spec.streaming.mode == api::StreamingMode::Commit && spec.streaming.resume,
         sticky: spec.sticky.as_ref().map(|sticky| compile_sticky(&mut problems, sticky)),
+        escalation_limit: spec.escalation_limit.as_ref().map(|limit| escalation_limit(&mut problems, limit)),
         hedge: spec.hedge.as_ref().and_then(|hedge| compile_hedge(&mut problems, hedge, &spec.steps)),
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
@@ -121,6 +122,20 @@ fn compile_sticky(problems: &mut Problems, sticky: &api::Sticky) -> table::Stick
             problems.add(REASON_INVALID, "spec.sticky.header", problem);
             table::Sticky::Prefix { ttl_ms }
         }
+    }
+}
+
+fn escalation_limit(problems: &mut Problems, limit: &api::EscalationLimit) -> table::EscalationLimit {
+    const FIELD: &str = "spec.escalationLimit";
+    let window_ms = problems.parsed(format!("{FIELD}.window"), limit.window.millis());
+    // Below a second there is nothing to count; above a day what is refused now would be told to wait for hours.
+    if !(1_000..=24 * 3_600_000).contains(&window_ms) {
+        problems.add(REASON_INVALID, format!("{FIELD}.window"), format!("{} must be 1s to 24h", limit.window));
+    }
+    table::EscalationLimit {
+        ratio: problems.parsed(format!("{FIELD}.ratio"), limit.ratio.nanos()),
+        window_ms,
+        on_exceeded: limit.on_exceeded,
     }
 }
 
@@ -199,6 +214,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         commit_after_tokens: None,
         resume: false,
         sticky: None,
+        escalation_limit: None,
         hedge: None,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),

@@ -5,11 +5,14 @@
 //!                        429 and Retry-After, or a permit              room, or a wait, or the tier is RateLimited
 //!                        that is held until the reply is done
 //! ```
+//! Where a gate sends a request on, the workload's [`escalations`] are asked before the next step.
+//!
 //! Limits are compiled when the table is loaded. Where there is none, a request pays for two empty options. Where there
 //! are several routers each holds an equal part, so that their sum is the limit.
 
 pub mod account;
 pub mod bucket;
+pub mod escalations;
 pub mod limiter;
 pub mod queue;
 pub mod standing;
