@@ -35,16 +35,24 @@ build: ## Build the binary for release: target/release/smallfirst
 
 .PHONY: check
 check: ## Format, lints, generated files, licences and sources, rustdoc
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo run --locked --quiet -- crds --output-dir target/crds-check
 	diff -r target/crds-check crds || { echo "crds/ is not what the types say: run 'make crds' and commit"; exit 1; }
-	cargo deny --locked check bans licenses sources
+	cargo deny --workspace --locked check bans licenses sources
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 .PHONY: test
 test: deps ## Run every test; the last lines say how many ran per layer
 	tests/run
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for ten minutes (FUZZ_SECONDS), one after the other: tests/fuzz/README.md
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_JOBS=1 tests/fuzz/run
+
+.PHONY: fuzz-merge
+fuzz-merge: ## Keep what fuzzing has found since that reaches new code: tests/fuzz/corpus
+	tests/fuzz/run --merge
 
 .PHONY: bench-deps
 bench-deps: ## Install what the benchmark needs beside the rest: nginx and wrk, from Debian
