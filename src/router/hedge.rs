@@ -157,8 +157,10 @@ pub(super) async fn ask<'a, 's>(
         give_back(so_far, leave, entry);
         return (said, None);
     };
+    // An escalation that came before is not the hedge's to give back.
+    let had_leave = leave.is_granted();
     let race = Race { walk, hedge, first: call, second: beside, bound };
-    let (first, second) = race.run(so_far, leave, [&mut *entry, &mut *standing_by]).await;
+    let (first, second) = race.run(leave, [&mut *entry, &mut *standing_by]).await;
     hedge.observe(so_far.step, first.as_ref(), entry.latency);
     if standing_by.ending == Ending::Skipped(STANDS_BY) {
         give_back(so_far, leave, entry);
@@ -179,7 +181,7 @@ pub(super) async fn ask<'a, 's>(
             }
             std::mem::swap(entry, standing_by);
             hedge.metrics.lost.inc();
-            if !so_far.rejected {
+            if !had_leave {
                 leave.give_back(Instant::now());
             }
             (won, None)
@@ -233,7 +235,6 @@ impl<'s> Race<'_, '_, 's> {
     /// its connection with it.
     async fn run(
         &self,
-        so_far: SoFar,
         leave: &mut Leave<'_>,
         [first, second]: [&mut StepTrace<'s>; 2],
     ) -> (Option<Said<'s>>, Option<Said<'s>>) {
@@ -245,7 +246,7 @@ impl<'s> Race<'_, '_, 's> {
             let mut asking = pin!(walk.ask(self.first, first));
             if let Ok(soon) = timeout(bound, asking.as_mut()).await {
                 said[0] = Some((soon, begin.elapsed()));
-            } else if self.may_start(so_far, leave) {
+            } else if self.may_start(leave) {
                 started = begin.elapsed();
                 *second = StepTrace { hedge: true, ..StepTrace::new(second.leg) };
                 let mut hedging = pin!(walk.ask(self.second, second));
@@ -274,15 +275,15 @@ impl<'s> Race<'_, '_, 's> {
     }
 
     /// Whether the second may start now that the first is slow.
-    fn may_start(&self, so_far: SoFar, leave: &mut Leave<'_>) -> bool {
+    fn may_start(&self, leave: &mut Leave<'_>) -> bool {
         let upstream = self.second.upstream;
-        let now = Instant::now();
+        let (now, had_leave) = (Instant::now(), leave.is_granted());
         let free = upstream.account.as_ref().is_none_or(|account| account.has_free(FREE, now));
         if !free || is_degraded(upstream, upstream.endpoints(self.walk.world.endpoints)) || !leave.ask(now) {
             return false;
         }
         let spent = self.hedge.spend();
-        if !spent && !so_far.rejected {
+        if !spent && !had_leave {
             leave.give_back(now);
         }
         spent

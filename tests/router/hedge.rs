@@ -190,6 +190,47 @@ async fn no_tier_is_asked_twice() {
     assert_eq!((reply.header("x-smallfirst-steps"), large.count()), (steps, 2));
 }
 
+/// So many in 1,000 requests may escalate.
+fn escalating(table: &mut Value, thousandths: u64) {
+    table["paths"]["up"]["escalationLimit"] =
+        json!({"ratio": thousandths * 1_000_000, "windowMs": 600_000, "onExceeded": "BestAnswer"});
+}
+
+#[tokio::test]
+async fn a_hedge_needs_leave_to_escalate() {
+    let (small, large, router) = hedging(after(40), |table| escalating(table, 1)).await;
+    small.now(slow(120, "small says"));
+    let first = router.ask(&body("intent")).await;
+    assert_eq!((first.header("x-smallfirst-tier"), large.count()), ("large", 1));
+    assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-steps"), "small:accepted");
+    assert_eq!(large.count(), 1);
+}
+
+#[tokio::test]
+async fn a_hedge_that_was_in_vain_gives_back_its_own_leave_and_no_other() {
+    let last = FakeUpstream::start(Behaviour::Hang).await;
+    let (small, large, router) = hedging(after(40), |table| {
+        escalating(table, 36);
+        table["paths"]["up"]["sticky"] = json!({"prefix": {"ttlMs": 600_000}});
+        table["tiers"]["last"] = table["tiers"]["large"].clone();
+        table["tiers"]["last"]["backend"]["url"]["baseUrl"] = format!("http://127.0.0.1:{}/v1", last.port).into();
+        let mut step = table["paths"]["up"]["steps"][1].clone();
+        (step["name"], step["tiers"]) = ("last".into(), json!(["last"]));
+        table["paths"]["up"]["steps"].as_array_mut().unwrap().push(step);
+    })
+    .await;
+    // Fifty requests, and 36 in 1,000: the first two escalations are less than one and two of them.
+    small.now(Behaviour::Answer("small says", -3.0));
+    assert_eq!(router.ask(&body("intent")).await.header("x-smallfirst-tier"), "large");
+    // The second is a turn that starts where the first ended, slowly, with a hedge in vain.
+    large.now(slow(120, "large says"));
+    let messages = r#"[{"role":"user","content":"PROMPT-TEXT"},{"role":"assistant","content":"large says"},{"role":"user","content":"And?"}]"#;
+    let reply = router.ask(&format!(r#"{{"model":"intent","messages":{messages}}}"#)).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:skipped(Sticky) last:cancelled large:accepted");
+    let reply = router.ask(&body("intent").replace("PROMPT", "OTHER")).await;
+    assert_eq!(reply.header("x-smallfirst-steps"), "small:escalated(confidence) large:skipped(EscalationLimit)");
+}
+
 #[tokio::test]
 async fn a_percentile_is_of_what_the_step_took_before() {
     let (small, large, router) = hedging(json!({"percentile": {"percentile": 90}}), |_| ()).await;

@@ -252,6 +252,12 @@ impl<'a> Leave<'a> {
         Self { of, granted: None }
     }
 
+    /// Whether the request has leave already.
+    #[must_use]
+    pub const fn is_granted(&self) -> bool {
+        matches!(self.granted, Some(true))
+    }
+
     /// Whether the request may escalate.
     pub fn ask(&mut self, now: Instant) -> bool {
         let Some((limit, client)) = self.of else { return true };
