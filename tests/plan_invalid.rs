@@ -103,6 +103,16 @@ fn template(spec: Value) -> Vec<(&'static str, &'static str, Value)> {
     vec![(COMPACT, "/spec/pool/template", json!({"spec": spec}))]
 }
 
+/// A reserve of contract-review, of a frontier account that has a quota.
+fn reserve(part: &str, more: &[(&'static str, &'static str, Value)]) -> Vec<(&'static str, &'static str, Value)> {
+    let mut edits = vec![
+        (FRONTIER, "/spec/provider/quota", json!({"requestsPerMinute": 60})),
+        (POLICY, "/spec/workloads/2/reserve", json!(part)),
+    ];
+    edits.extend_from_slice(more);
+    edits
+}
+
 fn tier_rows() -> Vec<Row> {
     const INVALID: &str = "Invalid";
     let compact = |pointer, value, text| row(COMPACT, vec![(COMPACT, pointer, value)], ("Accepted", INVALID, text));
@@ -422,6 +432,43 @@ fn policy_rows() -> Vec<Row> {
             "/spec/workloads/0/limits",
             json!({"tokensPerMinute": 0}),
             "spec.workloads[0].limits.tokensPerMinute: 0 must be at least 1",
+        ),
+        policy(
+            "/spec/workloads/0/reserve",
+            json!("0.5"),
+            "spec.workloads[0].reserve: only a workload of risk High can",
+        ),
+        policy("/spec/workloads/2/reserve", json!("0"), "spec.workloads[2].reserve: must be above 0"),
+        policy(
+            "/spec/workloads/2/reserve",
+            json!("0.5"),
+            "spec.workloads[2].reserve: no Frontier tier of the workload's",
+        ),
+        accepted(POLICY, reserve("0.9", &[])),
+        row(
+            POLICY,
+            reserve("0.9", &[(POLICY, "/spec/clients/0/workloads", json!(["ticket-intent"]))]),
+            (
+                "Accepted",
+                "Invalid",
+                "spec.workloads[2].reserve: a workload with a reserve needs a client that lists it",
+            ),
+        ),
+        row(
+            POLICY,
+            reserve("0.91", &[]),
+            ("Accepted", "Invalid", "spec.workloads[2].reserve: the reserves of account "),
+        ),
+        row(
+            POLICY,
+            reserve(
+                "0.5",
+                &[
+                    (POLICY, "/spec/workloads/1/risk", json!("High")),
+                    (POLICY, "/spec/workloads/1/reserve", json!("0.5")),
+                ],
+            ),
+            ("Accepted", "Invalid", "come to more than 0.9"),
         ),
         row(
             POLICY,

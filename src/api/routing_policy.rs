@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::types::{DataClass, Empty, LocalRef, Resources, Risk, SecretKeyRef};
+use super::types::{DataClass, Empty, LocalRef, Ratio, Resources, Risk, SecretKeyRef};
 
 /// Workload classes and the path each takes, for one router and its clients.
 #[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
@@ -116,7 +116,7 @@ pub struct Client {
     pub name: String,
     /// The key that the client sends as a bearer token.
     pub api_key: ApiKey,
-    /// Names of the workloads that the client may use. Default: all.
+    /// Names of the workloads that the client may use. Default: all that have no reserve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub workloads: Option<Vec<String>>,
@@ -155,6 +155,7 @@ pub struct ApiKey {
 /// A class of requests and the path it takes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.pathRef) != has(self.tierRef)").message("spec.workloads: each workload needs exactly one of pathRef and tierRef"))]
+#[x_kube(validation = Rule::new("!has(self.reserve) || (has(self.risk) && self.risk == 'High')").message("spec.workloads.reserve: only a workload of risk High can have one"))]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
     /// Name of the workload, unique in the policy.
@@ -181,6 +182,9 @@ pub struct Workload {
     /// What all clients together may take of the workload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Part of the quota of every Frontier account on its path that requests of Low risk must leave to this workload, as far as it has not used it; above 0. Only with risk High. The reserves of one account come to at most 0.9. Only clients that list the workload may use it. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Ratio>,
 }
 
 const fn default_data_class() -> DataClass {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::timeout_at;
 
-use super::admission::account::{Account, Order, Permit};
+use super::admission::account::{Account, Asker, Order, Permit};
 use super::answer::{Answer, Usage};
 use super::breaker::{Circuit, Fault, jitter};
 use super::call::{Answered, Body, CallError, Wants, call};
@@ -19,7 +19,6 @@ use super::money::Money;
 use super::route::Stage;
 use super::snapshot::Upstream;
 use crate::api::escalation_path::FailoverReason;
-use crate::api::types::Risk;
 use crate::routing::table::Step;
 
 /// What one tier is asked.
@@ -36,15 +35,15 @@ pub(super) struct Call<'a, 's> {
     pub(super) wants: Wants,
     /// What the path may still spend; `None` without a bound.
     pub(super) left: Option<Money>,
-    /// Of the workload.
-    pub(super) risk: Risk,
+    /// For whom, as the tier's account knows it.
+    pub(super) asker: Asker,
 }
 
 /// Calls a tier if its account and its circuit let it, and tells them how it went.
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
-    if gives_way(upstream, upstream.endpoints(world.endpoints), asking.risk) {
+    if gives_way(upstream, upstream.endpoints(world.endpoints), asking.asker.risk) {
         let error = CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High");
         return Err(CallError { retry_after: upstream.circuit().limited_for(Instant::now()), ..error });
     }
@@ -103,13 +102,13 @@ fn pause(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'
 
 /// Takes the request's part of the account's quota, waiting for it if need be.
 async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option<Permit>, CallError> {
-    let Call { upstream, asked, risk, deadline, .. } = *asking;
+    let Call { upstream, asked, asker, deadline, .. } = *asking;
     // Nobody waits for a tier that is not asked then.
     if !upstream.circuit().would_admit(Instant::now()) {
         return Ok(None);
     }
     // In a box: what few tiers have must not make the future of every request larger.
-    Box::pin(account.admit(Order::of(asked.peek), risk, deadline)).await.map(Some).map_err(|pause| {
+    Box::pin(account.admit(Order::of(asked.peek), asker, deadline)).await.map(Some).map_err(|pause| {
         let error = CallError::blameless(FailoverReason::RateLimited, "no room in the account's quota");
         CallError { retry_after: Some(pause), ..error }
     })

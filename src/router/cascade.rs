@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::admission::account::Asker;
 use super::admission::escalations::Leave;
 use super::answer::{Answer, Strip, Usage};
 use super::attempts::{Call, call_tier};
@@ -113,8 +114,8 @@ impl<'a, 's> Walk<'a, 's> {
             // The chosen token is one of those that are listed.
             alternatives: stage.logprobs > Some(1),
         };
-        let (upstream, risk) = (&leg.upstream, route.risk);
-        Call { world, step, upstream, stage, asked, deadline, fair, wants, left, risk }
+        let asker = Asker { risk: route.risk, reserve: leg.reserve };
+        Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants, left, asker }
     }
 
     /// Asks it, and judges its answer.

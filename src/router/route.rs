@@ -62,6 +62,8 @@ pub struct Leg {
     pub step: String,
     /// The tier.
     pub upstream: Arc<Upstream>,
+    /// The workload's reserve of the tier's account, by its place there.
+    pub reserve: Option<usize>,
     /// Counters of the leg.
     pub metrics: LegMetrics,
 }
@@ -219,6 +221,7 @@ impl Compiler<'_> {
         let upstream =
             upstream.ok_or_else(|| Refused::Part(format!("path {path}: tier {tier} is not in the table")))?;
         let metrics = self.metrics.leg(workload, &step.name, tier, gates.iter().map(CompiledGate::name));
-        Ok(Leg { step: step.name.clone(), upstream, metrics })
+        let reserve = upstream.account.as_ref().and_then(|account| account.reserve_of(workload));
+        Ok(Leg { step: step.name.clone(), upstream, reserve, metrics })
     }
 }

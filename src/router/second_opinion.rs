@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::join_all;
 
+use super::admission::account::Asker;
 use super::answer::{Answer, Usage};
 use super::attempts::{Call, call_tier};
 use super::call::{CallError, Wants};
@@ -54,7 +55,9 @@ pub(super) async fn judge<'s>(
                 None => (Finding::missing("the judge's tier is not there"), None),
                 Some(upstream) => {
                     let mut opinion = Opinion::new(gate.name(), &upstream.name);
-                    let asked = Call { upstream, wants: WANTS, left, ..*call };
+                    // A reserve is of the accounts of steps.
+                    let asker = Asker { reserve: None, ..call.asker };
+                    let asked = Call { upstream, wants: WANTS, left, asker, ..*call };
                     (graded(&asked, data_class, context, grade, text, &mut opinion).await, Some(opinion))
                 }
             },

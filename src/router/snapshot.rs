@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::admission::account::Account;
 use super::admission::limiter::{Limiter, Scope};
+use super::admission::reserve::Reserve;
 use super::admission::{part, part_of_quota};
 use super::breaker::{Circuit, Rules};
 use super::degraded::Scarce;
@@ -23,7 +24,7 @@ use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use crate::api::types::{Risk, SecretKeyRef};
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash};
+use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -166,12 +167,21 @@ fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, Refused> {
 type Accounts = BTreeMap<String, Arc<Account>>;
 
 fn compile_accounts(table: &RoutingTable, metrics: &Metrics, before: Option<&Snapshot>) -> Accounts {
+    let mut reserves: BTreeMap<&str, Vec<Reserve>> = BTreeMap::new();
+    for (workload, nanos) in table.workloads.iter().filter_map(|w| Some((w, w.reserve?))) {
+        let path = table.paths.get(&workload.path);
+        for account in path.map(|path| reserved(path, &table.tiers)).unwrap_or_default() {
+            reserves.entry(account).or_default().push(Reserve { workload: workload.name.clone(), nanos });
+        }
+    }
     let mut accounts = Accounts::new();
     for account in table.tiers.values().filter_map(|tier| tier.account.as_ref()) {
         accounts.entry(account.name.clone()).or_insert_with(|| {
             let mut known = before.iter().flat_map(|before| before.tiers.values().filter_map(|t| t.account.as_ref()));
             let known = known.find(|known| known.name() == account.name);
-            Account::new(&account.name, part_of_quota(account.quota, table.routers), known, metrics)
+            let quota = part_of_quota(account.quota, table.routers);
+            let reserves = reserves.remove(account.name.as_str()).unwrap_or_default();
+            Account::new(&account.name, quota, reserves, known, metrics)
         });
     }
     accounts

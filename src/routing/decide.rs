@@ -34,17 +34,20 @@ pub enum Unroutable {
     NotAllowed(String),
 }
 
-/// Whether a client may use a workload.
+/// Whether a client may use a workload: one that it lists, or, without a list, one that holds no reserve.
 #[must_use]
-pub fn allowed(table: &RoutingTable, client: Option<usize>, workload: &str) -> bool {
-    let client = client.and_then(|index| table.clients.as_ref()?.get(index));
-    client.is_none_or(|c| c.workloads.as_ref().is_none_or(|names| names.iter().any(|n| n == workload)))
+pub fn allowed(table: &RoutingTable, client: Option<usize>, workload: &Workload) -> bool {
+    let Some(client) = client.and_then(|index| table.clients.as_ref()?.get(index)) else { return true };
+    match &client.workloads {
+        Some(names) => names.contains(&workload.name),
+        None => workload.reserve.is_none(),
+    }
 }
 
 /// Aliases that a client may name, in the table's order, then Public tiers.
 #[must_use]
 pub fn names(table: &RoutingTable, client: Option<usize>) -> Vec<String> {
-    let usable = table.workloads.iter().filter(|w| allowed(table, client, &w.name));
+    let usable = table.workloads.iter().filter(|w| allowed(table, client, w));
     let mut names: Vec<String> = usable.flat_map(|w| w.models.iter().cloned()).collect();
     names.extend(table.tiers.iter().filter(|(_, tier)| tier.public).map(|(name, _)| name.clone()));
     let mut seen = std::collections::BTreeSet::new();
@@ -69,7 +72,7 @@ pub fn classify<'t>(table: &'t RoutingTable, signals: &Signals<'_>) -> Result<Ro
     let mut refused = None;
     for (index, workload) in table.workloads.iter().enumerate() {
         if matches(workload, client, signals) {
-            if allowed(table, signals.client, &workload.name) {
+            if allowed(table, signals.client, workload) {
                 return Ok(Route::Workload(index));
             }
             refused.get_or_insert(&workload.name);
@@ -83,7 +86,7 @@ pub fn classify<'t>(table: &'t RoutingTable, signals: &Signals<'_>) -> Result<Ro
     }
     let default = table.default_workload.as_ref();
     match default.and_then(|name| table.workloads.iter().position(|w| &w.name == name)) {
-        Some(index) if allowed(table, signals.client, &table.workloads[index].name) => Ok(Route::Workload(index)),
+        Some(index) if allowed(table, signals.client, &table.workloads[index]) => Ok(Route::Workload(index)),
         Some(index) => Err(Unroutable::NotAllowed(table.workloads[index].name.clone())),
         None => Err(Unroutable::UnknownModel(names(table, signals.client))),
     }

@@ -2,7 +2,7 @@
 //!
 //! Every map is ordered and every field is written, so that the same inputs give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -83,7 +83,7 @@ pub struct Client {
     pub name: String,
     /// Where the key is mounted.
     pub api_key: SecretKeyRef,
-    /// Workloads that the client may use. `None`: all.
+    /// Workloads that the client may use. `None`: all that have no reserve.
     pub workloads: Option<Vec<String>>,
     /// What the client may take, over all workloads.
     pub limits: Option<Limits>,
@@ -420,6 +420,9 @@ pub struct Workload {
     pub path: String,
     /// What all clients together may take of the workload.
     pub limits: Option<Limits>,
+    /// What requests of Low risk must leave it of each account that it [reserves](reserved), in 1e-9.
+    #[serde(default)]
+    pub reserve: Option<u64>,
 }
 
 impl RoutingTable {
@@ -445,6 +448,14 @@ impl RoutingTable {
         names.dedup();
         names
     }
+}
+
+/// Accounts that a workload with a reserve on this path has a part of: those with a quota, of Frontier tiers.
+#[must_use]
+pub fn reserved<'t>(path: &Path, tiers: &'t BTreeMap<String, Tier>) -> BTreeSet<&'t str> {
+    let tiers = path.steps.iter().flat_map(|step| &step.tiers).filter_map(|name| tiers.get(name));
+    let frontier = tiers.filter(|tier| tier.class == ModelClass::Frontier);
+    frontier.filter_map(|tier| Some(tier.account.as_ref()?.name.as_str())).collect()
 }
 
 /// Name of the path that is one tier alone. No EscalationPath can have it: names of objects have no slash.

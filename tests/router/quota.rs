@@ -47,6 +47,34 @@ async fn an_account_without_room_is_as_rate_limited() {
 }
 
 #[tokio::test]
+async fn low_leaves_what_a_workload_of_high_risk_has_reserved() {
+    let (small, large) = (FakeUpstream::start(UNSURE).await, FakeUpstream::start(LARGE).await);
+    let mut table = with_quota(small.port, large.port, json!({"requestsPerMinute": 4}));
+    table["clients"][0]["workloads"] = json!(["intent", "review"]);
+    table["clients"][1]["workloads"] = Value::Null;
+    let review = table["workloads"].as_array_mut().unwrap().iter_mut().find(|w| w["name"] == "review").unwrap();
+    review["reserve"] = 500_000_000.into();
+    let router = Harness::start(table).await;
+    let tiers = async |model: &str| {
+        let mut tiers = Vec::new();
+        for _ in 0..3 {
+            tiers.push(router.ask(&body(model)).await.header("x-smallfirst-tier").to_owned());
+        }
+        tiers
+    };
+    assert_eq!(tiers("intent").await, ["large", "large", "small"]);
+    // What it left is there. Beyond its reserve there is nothing for anybody.
+    assert_eq!(tiers("review").await, ["large", "large", ""]);
+    let metrics = get(router.admin, "/metrics").await.body;
+    let line = "smallfirst_router_admissions_total{scope=\"account\",name=\"main\",result=\"reserve\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+    // Who lists no workloads may not spend a reserve.
+    let guest = post(router.address, "k-guest", body("review").as_bytes()).await;
+    assert_eq!(guest.status, 403, "{}", guest.body);
+    assert_eq!(post(router.address, "k-guest", body("intent").as_bytes()).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_request_of_high_risk_waits_for_a_place_and_low_does_not() {
     let slow = Behaviour::Slow(Duration::from_millis(300), "large says");
     let (_small, large, router) = pair(UNSURE, slow, json!({"maxConcurrent": 1})).await;

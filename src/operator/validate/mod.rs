@@ -13,6 +13,7 @@ mod limits;
 mod path;
 mod policy;
 mod problems;
+mod reserves;
 mod template;
 mod tier;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::accounts::{check_parts, share_quotas};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
-use super::{Invalid, Valid, limits::limits, tier::child_names};
+use super::{Invalid, Valid, limits::limits, reserves, tier::child_names};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{
     ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
@@ -46,9 +46,9 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         lost: false,
     };
     let workloads = spec.workloads.iter().enumerate();
-    let workloads = workloads.map(|(i, workload)| routes.workload(&mut problems, spec, i, workload)).collect();
+    let workloads: Vec<_> = workloads.map(|(i, workload)| routes.workload(&mut problems, spec, i, workload)).collect();
     let default_workload = default_workload(&mut problems, spec);
-    let Routes { tiers, mut paths, mut broken, mut waiting, lost, .. } = routes;
+    let Routes { tiers, mut paths, mut broken, mut waiting, incomplete, lost, .. } = routes;
     if lost {
         broken.extend(std::mem::take(&mut waiting));
     }
@@ -57,6 +57,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     }
     let tiers = used(tiers, &paths);
     check_parts(&mut problems, &spec.router, &tiers);
+    reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers);
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;
@@ -193,6 +194,7 @@ impl Routes<'_> {
             only_by_default: workload.matches.is_none(),
             path,
             limits: limits(problems, &format!("{field}.limits"), workload.limits.as_ref(), &spec.router),
+            reserve: reserves::reserve(problems, &field, spec, workload),
         }
     }
 

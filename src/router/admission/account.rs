@@ -14,6 +14,7 @@ use super::ASSUMED_TOKENS;
 use super::bucket::{Bucket, settle};
 use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
 use super::queue::{Queue, Ticket, patience};
+use super::reserve::{Held, Reserve, kept, leaves_places};
 use crate::api::types::Risk;
 use crate::router::answer::Usage;
 use crate::router::body::Peek;
@@ -28,6 +29,7 @@ pub struct Account {
     name: String,
     /// This router's part.
     quota: Quota,
+    reserves: Vec<Reserve>,
     state: Mutex<State>,
     metrics: AccountMetrics,
 }
@@ -35,7 +37,18 @@ pub struct Account {
 struct State {
     buckets: [Option<Bucket>; 4],
     in_flight: u32,
+    /// What is left of the reserves, in their order.
+    held: Vec<Held>,
     queue: Queue,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Risk of its workload.
+    pub risk: Risk,
+    /// Its workload's reserve, by its place among those of the account.
+    pub reserve: Option<usize>,
 }
 
 /// What a request takes of an account.
@@ -73,8 +86,14 @@ const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
 impl Account {
     /// A full quota, or the one before if it is the same: a new table must not fill what was used.
     #[must_use]
-    pub fn new(name: &str, quota: Quota, before: Option<&Arc<Self>>, metrics: &Metrics) -> Arc<Self> {
-        if let Some(same) = before.filter(|before| before.quota == quota) {
+    pub fn new(
+        name: &str,
+        quota: Quota,
+        reserves: Vec<Reserve>,
+        before: Option<&Arc<Self>>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        if let Some(same) = before.filter(|before| before.quota == quota && before.reserves == reserves) {
             return same.clone();
         }
         let now = tokio::time::Instant::now().into_std();
@@ -82,11 +101,12 @@ impl Account {
         let state = State {
             buckets: limits.map(|limit| limit.map(|limit| Bucket::new(limit, now))),
             in_flight: 0,
+            held: reserves.iter().map(|reserve| Held::new(reserve, limits, now)).collect(),
             queue: Queue::default(),
         };
-        let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Queue]);
+        let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
         let metrics = metrics.account(name, kinds);
-        Arc::new(Self { name: name.to_owned(), quota, state: Mutex::new(state), metrics })
+        Arc::new(Self { name: name.to_owned(), quota, reserves, state: Mutex::new(state), metrics })
     }
 
     /// Its name.
@@ -111,6 +131,12 @@ impl Account {
             && state.buckets.iter_mut().flatten().all(fills)
     }
 
+    /// The place of a workload's reserve.
+    #[must_use]
+    pub fn reserve_of(&self, workload: &str) -> Option<usize> {
+        self.reserves.iter().position(|reserve| reserve.workload == workload)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,15 +148,23 @@ impl Account {
         [1, both.of(most(tokens_per_minute)), order.input, order.output.of(most(output_tokens_per_minute))]
     }
 
-    fn lack(&self, state: &mut State, amounts: [u64; 4], now: Instant) -> Option<Lack> {
+    fn lack(&self, state: &mut State, risk: Risk, amounts: [u64; 4], now: Instant) -> Option<Lack> {
+        let State { buckets, in_flight, held, .. } = state;
+        held.iter_mut().for_each(|held| held.fill(now));
+        // Only Low has to leave what is reserved.
+        let held = if risk == Risk::Low { held.as_slice() } else { &[] };
         let mut found: Option<Lack> = None;
-        if self.quota.max_concurrent.is_some_and(|most| state.in_flight >= most) {
-            found = Some(Lack { kind: Kind::Concurrency, wait: Some(UNTIL_A_SLOT) });
+        if let Some(most) = self.quota.max_concurrent
+            && !leaves_places(held, most, *in_flight)
+        {
+            let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
+            found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
         }
-        for ((bucket, amount), kind) in state.buckets.iter_mut().zip(amounts).zip(KINDS) {
+        for (at, ((bucket, amount), kind)) in buckets.iter_mut().zip(amounts).zip(KINDS).enumerate() {
             let Some(bucket) = bucket else { continue };
             bucket.fill(now);
-            let wait = bucket.wait(amount);
+            let wait = bucket.wait_beside(amount, kept(held, at));
+            let kind = if bucket.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
             let longer = found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait);
             if wait != Some(Duration::ZERO) && longer {
                 found = Some(Lack { kind, wait });
@@ -139,15 +173,18 @@ impl Account {
         found
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, amounts: [u64; 4]) -> Permit {
+    fn take(self: &Arc<Self>, state: &mut State, reserve: Option<usize>, amounts: [u64; 4]) -> Permit {
         state.in_flight += 1;
+        if let Some(held) = reserve.and_then(|reserve| state.held.get_mut(reserve)) {
+            held.take(amounts);
+        }
         for (bucket, amount) in state.buckets.iter_mut().zip(amounts) {
             if let Some(bucket) = bucket {
                 bucket.take(amount);
             }
         }
         self.metrics.admissions.admitted();
-        Permit { account: self.clone(), amounts, open: true }
+        Permit { account: self.clone(), reserve, amounts, open: true }
     }
 
     fn refuse(&self, lack: &Lack) -> Duration {
@@ -163,17 +200,18 @@ impl Account {
     pub async fn admit(
         self: &Arc<Self>,
         order: Order,
-        risk: Risk,
+        asker: Asker,
         deadline: tokio::time::Instant,
     ) -> Result<Permit, Duration> {
+        let Asker { risk, reserve } = asker;
         let amounts = self.amounts(order);
         let begin = tokio::time::Instant::now();
         // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
         let give_up = begin + patience(risk).time.min(deadline.saturating_duration_since(begin) / 2);
         let waiting = {
             let mut state = self.state();
-            let lack = match self.lack(&mut state, amounts, begin.into_std()) {
-                None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, amounts)),
+            let lack = match self.lack(&mut state, risk, amounts, begin.into_std()) {
+                None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, reserve, amounts)),
                 None => LATER,
                 Some(lack) => lack,
             };
@@ -191,9 +229,9 @@ impl Account {
                 let mut state = self.state();
                 let now = tokio::time::Instant::now();
                 let first = state.queue.is_first(&waiting.ticket);
-                match self.lack(&mut state, amounts, now.into_std()) {
+                match self.lack(&mut state, risk, amounts, now.into_std()) {
                     None if first => {
-                        let permit = self.take(&mut state, amounts);
+                        let permit = self.take(&mut state, reserve, amounts);
                         drop(state);
                         self.metrics.wait.observe(begin.elapsed().as_secs_f64());
                         return Ok(permit);
@@ -234,6 +272,7 @@ impl Drop for Waiting<'_> {
 /// A request's part of an account. It is one of those in flight until this is dropped.
 pub struct Permit {
     account: Arc<Account>,
+    reserve: Option<usize>,
     amounts: [u64; 4],
     open: bool,
 }
@@ -263,9 +302,13 @@ impl Permit {
         if !std::mem::take(&mut self.open) {
             return;
         }
+        let used = used.unwrap_or(self.amounts);
         let mut state = self.account.state();
         state.in_flight = state.in_flight.saturating_sub(1);
-        for ((bucket, reserved), used) in state.buckets.iter_mut().zip(self.amounts).zip(used.unwrap_or(self.amounts)) {
+        if let Some(held) = self.reserve.and_then(|reserve| state.held.get_mut(reserve)) {
+            held.close(self.amounts, used);
+        }
+        for ((bucket, reserved), used) in state.buckets.iter_mut().zip(self.amounts).zip(used) {
             if let Some(bucket) = bucket {
                 settle(bucket, reserved, used);
             }
@@ -286,17 +329,23 @@ const fn limits(quota: &Quota) -> [Option<u64>; 4] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::router::admission::tests::metrics;
 
     fn account(change: impl FnOnce(&mut Quota)) -> Arc<Account> {
         let mut quota = Quota::default();
         change(&mut quota);
-        Account::new("provider", quota, None, &metrics())
+        Account::new("provider", quota, Vec::new(), None, &metrics())
     }
 
     fn order(input: u64, output: u64) -> Order {
         Order { input, output: Demand { stated: output, assumed: 0 } }
+    }
+
+    fn of(risk: Risk) -> Asker {
+        Asker { risk, reserve: None }
     }
 
     fn soon() -> tokio::time::Instant {
@@ -306,45 +355,48 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn input_and_output_are_counted_apart_and_settled() {
         let account = account(|q| (q.input_tokens_per_minute, q.output_tokens_per_minute) = (Some(100), Some(50)));
-        let permit = account.admit(order(10, 50), Risk::Low, soon()).await.unwrap();
-        let wait = account.admit(order(10, 1), Risk::Low, soon()).await.unwrap_err();
+        let permit = account.admit(order(10, 50), of(Risk::Low), soon()).await.unwrap();
+        let wait = account.admit(order(10, 1), of(Risk::Low), soon()).await.unwrap_err();
         assert_eq!(wait.as_millis(), 1_200);
         permit.settle(Some(Usage { prompt: 90, cached: 0, completion: 20 }));
-        assert!(account.admit(order(11, 1), Risk::Low, soon()).await.is_err(), "more input was used than estimated");
-        assert!(account.admit(order(10, 30), Risk::Low, soon()).await.is_ok());
+        assert!(
+            account.admit(order(11, 1), of(Risk::Low), soon()).await.is_err(),
+            "more input was used than estimated"
+        );
+        assert!(account.admit(order(10, 30), of(Risk::Low), soon()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fifth_is_free_or_is_not() {
         let now = || tokio::time::Instant::now().into_std();
         let account = account(|q| (q.requests_per_minute, q.max_concurrent) = (Some(100), Some(5)));
-        let held = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
+        let held = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
         for _ in 0..79 {
             assert!(account.has_free(20, now()));
-            account.admit(order(1, 1), Risk::Low, soon()).await.unwrap().settle(None);
+            account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap().settle(None);
         }
         assert!(account.has_free(20, now()) && !account.has_free(21, now()));
         tokio::time::advance(Duration::from_secs(30)).await;
         let mut held = vec![held];
         for _ in 0..3 {
-            held.push(account.admit(order(1, 1), Risk::Low, soon()).await.unwrap());
+            held.push(account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap());
         }
         assert!(account.has_free(20, now()));
-        held.push(account.admit(order(1, 1), Risk::Low, soon()).await.unwrap());
+        held.push(account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap());
         assert!(!account.has_free(20, now()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn high_risk_is_served_first_and_low_does_not_wait() {
         let account = account(|q| q.max_concurrent = Some(1));
-        let first = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
-        assert!(account.admit(order(1, 1), Risk::Low, soon()).await.is_err());
+        let first = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
+        assert!(account.admit(order(1, 1), of(Risk::Low), soon()).await.is_err());
         let served = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for risk in [Risk::Medium, Risk::High] {
             let (account, served) = (account.clone(), served.clone());
             tasks.push(tokio::spawn(async move {
-                let permit = account.admit(order(1, 1), risk, soon()).await.unwrap();
+                let permit = account.admit(order(1, 1), of(risk), soon()).await.unwrap();
                 served.lock().unwrap().push(risk);
                 permit.settle(None);
             }));
@@ -362,15 +414,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_with_patience_or_the_deadline_and_leaves_the_queue() {
         let account = account(|q| q.max_concurrent = Some(1));
-        let _held = account.admit(order(1, 1), Risk::Low, soon()).await.unwrap();
+        let _held = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
         let waited = async |risk, most| {
             let begin = tokio::time::Instant::now();
-            assert!(account.admit(order(1, 1), risk, begin + Duration::from_secs(most)).await.is_err());
+            assert!(account.admit(order(1, 1), of(risk), begin + Duration::from_secs(most)).await.is_err());
             begin.elapsed().as_secs()
         };
         assert_eq!((waited(Risk::High, 60).await, waited(Risk::Medium, 60).await), (10, 2));
         assert_eq!((waited(Risk::High, 6).await, waited(Risk::Low, 60).await), (3, 0));
-        let leaves = account.admit(order(1, 1), Risk::High, soon());
+        let leaves = account.admit(order(1, 1), of(Risk::High), soon());
         assert!(tokio::time::timeout(Duration::from_secs(1), leaves).await.is_err());
         assert!(account.state().queue.is_empty());
     }
@@ -378,11 +430,105 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_what_cannot_come_in_time() {
         let account = account(|q| (q.requests_per_minute, q.tokens_per_minute) = (Some(1), Some(100)));
-        assert!(account.admit(order(99, 2), Risk::High, soon()).await.is_err(), "more than it ever holds");
-        account.admit(order(1, 1), Risk::High, soon()).await.unwrap().cancel();
-        account.admit(order(1, 1), Risk::High, soon()).await.unwrap().settle(None);
+        assert!(account.admit(order(99, 2), of(Risk::High), soon()).await.is_err(), "more than it ever holds");
+        account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap().cancel();
+        account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap().settle(None);
         let begin = tokio::time::Instant::now();
-        let wait = account.admit(order(1, 1), Risk::High, soon()).await.unwrap_err();
+        let wait = account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap_err();
         assert!(begin.elapsed().is_zero() && wait > Duration::from_secs(59), "{wait:?}");
+    }
+
+    /// An account with these limits of requests, tokens and concurrency, and the reserves of workloads `0` and `1`.
+    fn reserved(limits: (u64, u64, u32), parts: [u64; 2]) -> Arc<Account> {
+        let (requests, tokens, concurrent) = limits;
+        let quota = Quota {
+            requests_per_minute: Some(requests),
+            tokens_per_minute: Some(tokens),
+            max_concurrent: Some(concurrent),
+            ..Quota::default()
+        };
+        let reserve = |(at, nanos): (usize, u64)| Reserve { workload: at.to_string(), nanos };
+        Account::new("provider", quota, parts.into_iter().enumerate().map(reserve).collect(), None, &metrics())
+    }
+
+    /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
+    fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
+        let (amounts, mut state) = (account.amounts(order), account.state());
+        let room = account.lack(&mut state, asker.risk, amounts, now).is_none();
+        room.then(|| account.take(&mut state, asker.reserve, amounts))
+    }
+
+    #[test]
+    fn low_leaves_what_high_has_reserved_and_medium_need_not() {
+        let (account, now) = (reserved((10, 1_000, 10), [300_000_000, 0]), Instant::now());
+        let low = Asker { risk: Risk::Low, reserve: None };
+        let high = Asker { risk: Risk::High, reserve: Some(0) };
+        let mut held: Vec<Permit> = (0..20).filter_map(|_| try_admit(&account, order(1, 1), low, now)).collect();
+        assert_eq!(held.len(), 7);
+        held.extend((0..20).filter_map(|_| try_admit(&account, order(1, 1), high, now)));
+        assert_eq!(held.len(), 10);
+        drop(held);
+        let (account, medium) = (reserved((10, 1_000, 10), [300_000_000, 0]), of(Risk::Medium));
+        assert_eq!(
+            (0..20).filter_map(|_| try_admit(&account, order(1, 1), medium, now)).map(Permit::cancel).count(),
+            20
+        );
+        let held: Vec<Permit> = (0..20).filter_map(|_| try_admit(&account, order(1, 1), medium, now)).collect();
+        assert_eq!(held.len(), 10);
+    }
+
+    proptest! {
+        /// A workload of High risk that stays within its reserve is always admitted, whatever Low does.
+        #[test]
+        fn high_always_gets_its_reserve(
+            limits in (1_u64..100, 1_u64..5_000, 1_u32..30),
+            parts in (0_u64..450_000_000, 0_u64..450_000_000),
+            events in prop::collection::vec(
+                (0_u64..3_000, 0_usize..6, 0_u64..300, 0_u64..300, 0_u64..101, any::<bool>()),
+                1..300,
+            ),
+        ) {
+            let (requests, tokens, concurrent) = limits;
+            let parts = [parts.0, parts.1];
+            let account = reserved(limits, parts);
+            let mut now = Instant::now();
+            // What each workload has left of its reserve, counted apart.
+            let mut own = parts.map(|nanos| (Bucket::part(requests, nanos, now), Bucket::part(tokens, nanos, now), 0_u64));
+            let mut open: Vec<(Permit, Option<usize>, u64)> = Vec::new();
+            for (pause, who, input, output, part, ends) in events {
+                now += Duration::from_millis(pause);
+                let (reserve, risk) = if who < 2 { (Some(who), Risk::High) } else { (None, Risk::Low) };
+                let amount = input + output;
+                let within = reserve.is_some_and(|at| {
+                    let (requests, tokens, in_flight) = &mut own[at];
+                    requests.fill(now);
+                    tokens.fill(now);
+                    let fits = |bucket: &Bucket, amount| bucket.wait(amount) == Some(Duration::ZERO);
+                    let places = u64::from(concurrent) * parts[at] / 1_000_000_000;
+                    fits(requests, 1) && fits(tokens, amount) && *in_flight < places
+                });
+                // Beyond their reserves workloads of High risk take from each other: that is not what is tested.
+                if reserve.is_some() && !within {
+                    continue;
+                }
+                let permit = try_admit(&account, order(input, output), Asker { risk, reserve }, now);
+                prop_assert!(!within || permit.is_some());
+                if let (Some(at), Some(_)) = (reserve, &permit) {
+                    own[at].0.take(1);
+                    own[at].1.take(amount);
+                    own[at].2 += 1;
+                }
+                open.extend(permit.map(|permit| (permit, reserve, amount)));
+                if ends && !open.is_empty() {
+                    let (permit, reserve, amount) = open.swap_remove(usize::try_from(part).unwrap() % open.len());
+                    let used = amount * part / 100;
+                    if let Some(at) = reserve {
+                        own[at].1.put(amount - used);
+                        own[at].2 -= 1;
+                    }
+                    permit.settle(Some(Usage { prompt: used, cached: 0, completion: 0 }));
+                }
+            }
+        }
     }
 }

@@ -32,7 +32,13 @@ impl Bucket {
     /// A full bucket of so many a minute.
     #[must_use]
     pub fn new(per_minute: u64, now: Instant) -> Self {
-        let rate = i128::from(per_minute) * NANO;
+        Self::part(per_minute, 1_000_000_000, now)
+    }
+
+    /// A full bucket of a part, in 1e-9, of so many a minute.
+    #[must_use]
+    pub fn part(per_minute: u64, nanos: u64, now: Instant) -> Self {
+        let rate = i128::from(per_minute) * i128::from(nanos.min(1_000_000_000));
         Self { rate, level: rate * MINUTE, at: now }
     }
 
@@ -61,8 +67,20 @@ impl Bucket {
     /// Time until so much can be taken: zero if now; `None` if the bucket never holds as much.
     #[must_use]
     pub fn wait(&self, amount: u64) -> Option<Duration> {
-        let wanted = levels(amount);
+        self.wait_beside(amount, 0)
+    }
+
+    /// Time until so much can be taken and so much is left (a sum of [`level`](Self::level)s of parts of this bucket).
+    #[must_use]
+    pub fn wait_beside(&self, amount: u64, left: i128) -> Option<Duration> {
+        let wanted = levels(amount).saturating_add(left);
         if wanted > self.capacity() { None } else { self.until(wanted) }
+    }
+
+    /// What it holds, in its own unit.
+    #[must_use]
+    pub fn level(&self) -> i128 {
+        self.level.max(0)
     }
 
     /// Time until the bucket is full.

@@ -47,12 +47,14 @@ pub enum Kind {
     InputTokens,
     /// `outputTokensPerMinute`.
     OutputTokens,
+    /// There is room, but only what workloads of High risk have reserved.
+    Reserve,
     /// There may be room, but others wait for it.
     Queue,
 }
 
 impl Kind {
-    /// The field of the API, or `queue`.
+    /// The field of the API, `reserve` or `queue`.
     #[must_use]
     pub const fn field(self) -> &'static str {
         match self {
@@ -61,6 +63,7 @@ impl Kind {
             Self::Tokens => "tokensPerMinute",
             Self::InputTokens => "inputTokensPerMinute",
             Self::OutputTokens => "outputTokensPerMinute",
+            Self::Reserve => "reserve",
             Self::Queue => "queue",
         }
     }

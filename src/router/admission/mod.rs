@@ -15,6 +15,7 @@ pub mod bucket;
 pub mod escalations;
 pub mod limiter;
 pub mod queue;
+pub mod reserve;
 pub mod standing;
 
 use std::sync::Arc;

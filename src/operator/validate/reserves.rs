@@ -1,0 +1,60 @@
+//! Reserves of workloads, checked against the accounts that they are of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::path::Tiers;
+use super::problems::Problems;
+use crate::api::conditions::REASON_INVALID;
+use crate::api::routing_policy::{RoutingPolicySpec, Workload};
+use crate::api::types::Risk;
+use crate::routing::table::{self, Path};
+
+/// Most of an account that may be reserved, in 1e-9: something must be left for everybody else.
+const MOST: u64 = 900_000_000;
+
+/// A workload's reserve in 1e-9, checked by itself.
+pub(super) fn reserve(problems: &mut Problems, field: &str, spec: &RoutingPolicySpec, w: &Workload) -> Option<u64> {
+    let field = format!("{field}.reserve");
+    let nanos = problems.parsed(&field, w.reserve.as_ref()?.nanos());
+    if nanos == 0 {
+        problems.add(REASON_INVALID, &field, "must be above 0");
+    }
+    if w.risk != Risk::High {
+        problems.add(REASON_INVALID, &field, format!("only a workload of risk High can have one, not {}", w.risk));
+    }
+    let listed = |names: &Option<Vec<String>>| names.iter().flatten().any(|name| *name == w.name);
+    if spec.clients.as_ref().is_some_and(|clients| !clients.iter().any(|client| listed(&client.workloads))) {
+        let problem = format!("a workload with a reserve needs a client that lists it: no workloads hold {:?}", w.name);
+        problems.add(REASON_INVALID, &field, problem);
+    }
+    Some(nanos)
+}
+
+/// Every reserve must be of something, and all of one account leave a tenth of it. Paths that are `incomplete` may yet
+/// get the tier that a reserve is of.
+pub(super) fn check(
+    problems: &mut Problems,
+    workloads: &[table::Workload],
+    paths: &BTreeMap<String, Path>,
+    incomplete: &BTreeSet<String>,
+    tiers: &Tiers,
+) {
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (i, workload) in workloads.iter().enumerate() {
+        let (Some(nanos), Some(path)) = (workload.reserve, paths.get(&workload.path)) else { continue };
+        let accounts = table::reserved(path, tiers);
+        if accounts.is_empty() && !incomplete.contains(&workload.path) {
+            let problem = "no Frontier tier of the workload's path has a provider with a quota: there is nothing to \
+                           reserve of";
+            problems.add(REASON_INVALID, format!("spec.workloads[{i}].reserve"), problem);
+        }
+        for account in accounts {
+            let sum = sums.entry(account).or_default();
+            *sum = sum.saturating_add(nanos);
+            if *sum > MOST && *sum - nanos <= MOST {
+                let problem = format!("the reserves of account {account} come to more than 0.9");
+                problems.add(REASON_INVALID, format!("spec.workloads[{i}].reserve"), problem);
+            }
+        }
+    }
+}
