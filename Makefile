@@ -54,13 +54,23 @@ fuzz: ## Fuzz each target for ten minutes (FUZZ_SECONDS), one after the other: t
 fuzz-merge: ## Keep what fuzzing has found since that reaches new code: tests/fuzz/corpus
 	tests/fuzz/run --merge
 
+# Each peer in an environment of its own: their requirements need not agree, and one that can't be installed is left out.
+BENCH_VENVS := target/bench/venv
+
 .PHONY: bench-deps
-bench-deps: ## Install what the benchmark needs beside the rest: nginx and wrk, from Debian
+bench-deps: ## Install what the benchmark needs beside the rest: nginx, haproxy, wrk from Debian, the other peers from PyPI
 	@# At run level 1 Debian installs a server without starting it.
-	$(SUDO) apt-get update -qq && $(SUDO) env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light wrk
+	$(SUDO) apt-get update -qq && $(SUDO) env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light haproxy wrk
+	@for file in benches/gateway/requirements/*.txt; do \
+	  name=$$(basename "$$file" .txt); venv=$(BENCH_VENVS)/$$name; \
+	  cmp -s "$$file" "$$venv/installed.txt" && continue; \
+	  echo "$$name: $$(cat "$$file")"; \
+	  if python3 -m venv --clear "$$venv" && "$$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$$file"; \
+	  then cp "$$file" "$$venv/installed.txt"; else echo "$$name could not be installed: 'make bench' leaves it out"; fi; \
+	done
 
 .PHONY: bench
-bench: build ## Measure the router beside nginx, about two minutes on an idle machine: target/bench/gateway.json
+bench: build ## Measure the router beside other gateways, about 20 minutes idle: target/bench/gateway.json, plots
 	benches/gateway/run.py --smallfirst target/release/smallfirst
 
 FAULTS := benches/faults

@@ -57,6 +57,9 @@ pub struct Args {
     /// The upstream is our mock: whole replies are checked for their tokens too.
     #[arg(long)]
     check: bool,
+    /// Say no `user`, which some gateways drop: tokens are then checked for their order, not for whose they are.
+    #[arg(long)]
+    untagged: bool,
     /// Tokens that a checked reply has.
     #[arg(long, default_value_t = 64)]
     tokens: usize,

@@ -1,45 +1,66 @@
-"""What is measured, each started on loopback: a backend, nginx in front of it, the router in front of it."""
+"""What is measured: nothing between (direct), nginx, the router; and the backends behind all of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-KEY = "bench-key"
+from processes import Failed, Place, end, listening, port
+
+# Some want a key that is hard to guess.
+KEY = "sk-" + hashlib.sha256(b"bench").hexdigest()
 PATH = "/v1/chat/completions"
-QUIET = {**os.environ, "RUST_LOG": "error"}
+LONG = "/gated/chat/completions"
 MANIFESTS = Path(__file__).resolve().parent / "manifests.yaml"
 # Debian puts nginx where only root looks.
-SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-os.environ["PATH"] = SEARCH
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 CORES = len(os.sched_getaffinity(0))
-# `smallfirst-gated` judges by log probabilities: the backend's reply is then 50 times as long. `nginx-long` passes the
-# same reply on as it is.
-NAMES = ("direct", "nginx", "smallfirst", "nginx-long", "smallfirst-gated")
+
+
+@dataclass
+class Backend:
+    """What a system is put in front of."""
+
+    port: int
+    streams: bool = False
 
 
 @dataclass
 class System:
+    """One row of the result."""
+
     name: str
-    address: str
-    path: str
-    model: str
-    process: subprocess.Popen[bytes]
+    # Starts it in a place; what it returns is the process that is measured.
+    start: Callable[[Place, Backend], subprocess.Popen[bytes]] | None
+    version: Callable[[], str]
+    path: str = PATH
+    model: str = "plain"
+    # The backend's reply has log probabilities: it is 50 times as long, and latency is added to `direct-long`.
+    long: bool = False
+    # Measured with large requests too.
+    bodies: bool = False
 
 
-def request(model: str) -> dict[str, object]:
-    text = "Which of these is it: a refund, a change of address, a complaint, or another thing? " * 8
-    return {"model": model, "max_tokens": 64, "messages": [{"role": "user", "content": text}]}
+def request(model: str, size: int = 1024, *, stream: bool = False) -> str:
+    """A request of so many bytes."""
+    sentence = "Which of these is it: a refund, a change of address, a complaint, or another thing? "
+    said: dict[str, object] = {"model": model, "max_tokens": 64}
+    if stream:
+        said["stream"] = True
+    empty = len(json.dumps({**said, "messages": [{"role": "user", "content": ""}]}))
+    room = max(size - empty, 1)
+    text = (sentence * (room // len(sentence) + 1))[:room]
+    return json.dumps({**said, "messages": [{"role": "user", "content": text}]})
 
 
-def completion(*, logprobs: bool) -> dict[str, object]:
+def completion(*, logprobs: bool) -> str:
     """A reply of 64 tokens."""
     words = [f" word{n:02}" for n in range(64)]
     choice: dict[str, object] = {
@@ -48,144 +69,161 @@ def completion(*, logprobs: bool) -> dict[str, object]:
         "finish_reason": "stop",
     }
     if logprobs:
+
         def token(word: str) -> dict[str, object]:
             others = [{"token": f"{word}{n}", "logprob": -3.5 - n, "bytes": list(f"{word}{n}".encode())} for n in range(5)]
             return {"token": word, "logprob": -0.0123456, "bytes": list(word.encode()), "top_logprobs": others}
 
         choice["logprobs"] = {"content": [token(word) for word in words]}
     usage = {"prompt_tokens": 180, "completion_tokens": 64, "total_tokens": 244}
-    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(
+        {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    )
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def nginx(folder: Path, name: str, server: str) -> subprocess.Popen[bytes]:
+def nginx(place: Place, server: str) -> subprocess.Popen[bytes]:
     """A server block with its own master and a worker a core."""
-    config = folder / f"{name}.conf"
+    folder = place.folder
+    config = folder / "nginx.conf"
     # The workers of root's nginx would be another user, who can't read this folder.
     user = "user root;" if os.geteuid() == 0 else ""
+    # Requests of up to 1 MiB are kept in memory, as the router does.
     config.write_text(f"""
 {user}
 worker_processes {CORES};
-pid {folder}/{name}.pid;
-error_log {folder}/{name}-error.log;
+pid {folder}/nginx.pid;
+error_log {folder}/log;
 daemon off;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
-  client_body_temp_path {folder}/{name}-body;
-  proxy_temp_path {folder}/{name}-proxy;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
   access_log off;
   keepalive_requests 1000000000;
+  client_max_body_size 8m;
+  client_body_buffer_size 2m;
   types {{ }} default_type application/json;
   {server}
 }}
 """)
-    return subprocess.Popen(["nginx", "-e", f"{folder}/{name}-error.log", "-c", str(config)])
+    return place.spawn("nginx", "-e", folder / "log", "-c", config)
 
 
-def backend(folder: Path, listen: int) -> subprocess.Popen[bytes]:
-    plain, gated = json.dumps(completion(logprobs=False)), folder / "gated" / "reply.json"
+def backend(place: Place) -> None:
+    """The fastest there is: a static reply. It answers what health checks of the peers ask for, too."""
+    gated, models = place.folder / "gated/reply.json", {"object": "list", "data": [{"id": "plain", "object": "model"}]}
     gated.parent.mkdir()
-    gated.write_text(json.dumps(completion(logprobs=True)))
+    gated.write_text(completion(logprobs=True))
+    whole = place.folder / "whole/reply.json"
+    whole.parent.mkdir()
+    whole.write_text(completion(logprobs=False))
     # A string of nginx's configuration is at most 4 KiB, so the long reply is a file; POST of a static file is 405.
-    return nginx(folder, "backend", f"""
+    # `return` answers before a large request has come; `mirror` takes it in first, as a model server does.
+    process = nginx(place, f"""
   open_file_cache max=10;
   server {{
-    listen 127.0.0.1:{listen} reuseport;
-    location /v1/ {{ return 200 '{plain}'; }}
-    location /gated/ {{ error_page 405 =200 /reply.json; root {folder}/none; return 405; }}
-    location = /reply.json {{ internal; root {folder}/gated; }}
+    listen 127.0.0.1:{place.listen} reuseport backlog=4096;
+    location / {{ return 200 '{{}}'; }}
+    location = /v1/models {{ return 200 '{json.dumps(models)}'; }}
+    location /v1/chat/ {{
+      if ($content_length ~ "^[0-9]{{5,}}$") {{ rewrite ^ /large last; }}
+      return 200 '{completion(logprobs=False)}';
+    }}
+    location /gated/ {{ error_page 405 =200 /gated-reply.json; root {place.folder}/none; return 405; }}
+    location = /gated-reply.json {{ internal; alias {gated}; }}
+    location = /large {{ internal; mirror /sink; error_page 405 =200 /whole-reply.json; alias {whole}; }}
+    location = /whole-reply.json {{ internal; alias {whole}; }}
+    location = /sink {{ internal; return 204; }}
   }}""")
+    listening(process, place.listen, place)
 
 
-def proxy(folder: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
-    return nginx(folder, "proxy", f"""
-  upstream backend {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 1000000000; }}
+def proxy(place: Place, to: Backend) -> subprocess.Popen[bytes]:
+    buffering = "proxy_buffering off;" if to.streams else ""
+    return nginx(place, f"""
+  upstream backend {{ server 127.0.0.1:{to.port}; keepalive 64; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{listen} reuseport;
+    listen 127.0.0.1:{place.listen} reuseport backlog=4096;
     location / {{
       proxy_pass http://backend;
       proxy_http_version 1.1;
       proxy_set_header connection "";
+      {buffering}
     }}
   }}""")
 
 
-def table(folder: Path, binary: Path, upstream: int) -> Path:
-    """The routing table of the manifests, as the operator would compile it."""
-    at, admin = f"http://127.0.0.1:{upstream}", port()
-    command = [
-        binary, "local", MANIFESTS, "--endpoint", f"plain={at}/v1", "--endpoint", f"gated={at}/gated",
-        "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{admin}",
-    ]  # fmt: skip
-    compiler = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=QUIET)
-    try:
-        path = folder / "table.json"
-        path.write_bytes(fetch(f"http://127.0.0.1:{admin}/table"))
-        return path
-    finally:
-        compiler.terminate()
-        compiler.wait(10)
-
-
-def router(folder: Path, binary: Path, listen: int, upstream: int) -> subprocess.Popen[bytes]:
-    (folder / "secrets/keys").mkdir(parents=True)
-    (folder / "secrets/keys/bench").write_text(KEY)
-    command = [
-        binary, "router", "--table", table(folder, binary, upstream), "--secrets-dir", folder / "secrets",
-        "--listen", f"127.0.0.1:{listen}", "--admin", f"127.0.0.1:{port()}", "--lame-duck-seconds", "0",
-    ]  # fmt: skip
-    with (folder / "access.log").open("wb") as log:
-        return subprocess.Popen(list(map(str, command)), stdout=log, env=QUIET)
-
-
-def fetch(url: str) -> bytes:
-    end = time.monotonic() + 10
+def fetch(url: str, seconds: float = 10) -> bytes:
+    limit = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url) as answer:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.read()
-        except OSError:
-            if time.monotonic() > end:
-                raise
+        except OSError as error:
+            if time.monotonic() > limit:
+                raise Failed(f"{url}: {error}") from None
             time.sleep(0.05)
 
 
-def listening(address: int) -> None:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", address)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"nothing listens on port {address}")
+@dataclass
+class Router:
+    """The router, with all that it does for a request: key, classes, usage, cost, metrics, access log."""
+
+    binary: Path
+
+    def table(self, place: Place, to: Backend) -> Path:
+        """The routing table of the manifests, as the operator would compile it."""
+        at, admin = f"http://127.0.0.1:{to.port}", port()
+        compiler = place.spawn(
+            self.binary, "local", MANIFESTS, "--endpoint", f"plain={at}/v1", "--endpoint", f"gated={at}/gated",
+            "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{admin}", environment={"RUST_LOG": "error"},
+        )  # fmt: skip
+        path = place.folder / "table.json"
+        path.write_bytes(fetch(f"http://127.0.0.1:{admin}/table"))
+        end(compiler)
+        return path
+
+    def start(self, place: Place, to: Backend) -> subprocess.Popen[bytes]:
+        keys = place.folder / "secrets/keys"
+        keys.mkdir(parents=True)
+        (keys / "bench").write_text(KEY)
+        return place.spawn(
+            self.binary, "router", "--table", self.table(place, to), "--secrets-dir", keys.parent,
+            "--listen", f"127.0.0.1:{place.listen}", "--admin", f"127.0.0.1:{port()}", "--lame-duck-seconds", "0",
+            output="access.log", environment={"RUST_LOG": "error"},
+        )  # fmt: skip
 
 
-def start(stack: ExitStack, folder: Path, binary: Path) -> list[System]:
-    """Starts everything; what is started ends with `stack`."""
-    def own(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        def end() -> None:
-            process.terminate()
-            process.wait(10)
+def output(*command: object) -> str:
+    """The first line that a program says."""
+    try:
+        done = subprocess.run(
+            list(map(str, command)), check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown: {error}"
+    return (done.stdout.strip().splitlines() or [""])[0]
 
-        stack.callback(end)
-        return process
 
-    ports = {name: port() for name in ("backend", "proxy", "router")}
-    at = {name: f"127.0.0.1:{number}" for name, number in ports.items()}
-    upstream = own(backend(folder, ports["backend"]))
-    front = own(proxy(folder, ports["proxy"], ports["backend"]))
-    ours = own(router(folder, binary, ports["router"], ports["backend"]))
-    for number in ports.values():
-        listening(number)
-    return [
-        System("direct", at["backend"], PATH, "plain", upstream),
-        System("nginx", at["proxy"], PATH, "plain", front),
-        System("smallfirst", at["router"], PATH, "plain", ours),
-        System("nginx-long", at["proxy"], "/gated/chat/completions", "plain", front),
-        System("smallfirst-gated", at["router"], PATH, "gated", ours),
+def ours(binary: Path) -> tuple[list[System], list[System]]:
+    """What the peers are compared with: before them and after them."""
+    router = Router(binary)
+
+    def nginx_version() -> str:
+        return output("nginx", "-v").removeprefix("nginx version: nginx/")
+
+    def version() -> str:
+        return output(binary, "--version").removeprefix("smallfirst ")
+
+    before = [
+        System("direct", None, nginx_version, bodies=True),
+        System("nginx", proxy, nginx_version, bodies=True),
     ]
+    after = [
+        System("smallfirst", router.start, version, bodies=True),
+        System("direct-long", None, nginx_version, path=LONG, long=True),
+        System("nginx-long", proxy, nginx_version, path=LONG, long=True),
+        System("smallfirst-gated", router.start, version, model="gated", long=True),
+    ]
+    return before, after
+

@@ -38,6 +38,7 @@ pub struct Client {
     timeout: Duration,
     stream: bool,
     check: bool,
+    untagged: bool,
     tokens: usize,
     leave_percent: usize,
     number: Cell<usize>,
@@ -81,6 +82,7 @@ impl Client {
             timeout: Duration::from_millis(args.timeout_ms),
             stream: args.stream,
             check: args.check,
+            untagged: args.untagged,
             tokens,
             leave_percent: args.leave_percent,
             number: Cell::new(0),
@@ -133,7 +135,7 @@ impl Client {
     }
 
     async fn exchange(&self, due: Instant, number: usize) -> Result<Option<Duration>, &'static str> {
-        let tag = format!("r{number}");
+        let tag = if self.untagged { String::new() } else { format!("r{number}") };
         let (response, connection) = self.send(&tag).await?;
         if response.status() != StatusCode::OK {
             return Err(status(response.status()));
