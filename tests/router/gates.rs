@@ -135,6 +135,20 @@ async fn an_answer_without_the_required_agreement_is_never_returned() {
     assert_eq!(router.ask(&body("intent")).await.status, 502);
 }
 
+#[tokio::test]
+async fn a_schema_that_nothing_satisfies_is_the_callers_fault() {
+    let small = FakeUpstream::start(Behaviour::Answer("{}", -0.01)).await;
+    let large = FakeUpstream::start(LARGE).await;
+    let router = Harness::start(gated(&small, &large, &[gate(json!({"jsonSchema": {"inline": null}}))])).await;
+    let format = "{\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"s\",\"schema\":\
+                  {\"type\":\"object\",\"required\":[\"a\"],\"additionalProperties\":false}}},";
+    let reply = router.ask(&body("intent").replacen('{', format, 1)).await;
+    let says = "response_format.json_schema.schema: no answer can be valid under it: a property is required that \
+                additionalProperties refuses";
+    assert_eq!((reply.status, small.count()), (400, 0));
+    assert!(reply.body.contains(says), "{}", reply.body);
+}
+
 /// The usual table, whose first step is judged by a third tier.
 async fn judged(small: Behaviour, judge: Behaviour) -> (FakeUpstream, FakeUpstream, FakeUpstream, Value) {
     let small = FakeUpstream::start(small).await;

@@ -8,8 +8,8 @@
 //!
 //! A request's schema is measured first ([`super::schema_size`]); a table's is its author's, and is not.
 //!
-//! A schema that is wrong is the caller's fault: [`validate_request_schema`] says so (400) before anything is sent. A
-//! schema that no answer can satisfy can't be told from a strict one; its answers fail.
+//! A schema that is wrong is the caller's fault: [`validate_request_schema`] says so (400) before anything is sent. So is
+//! one that no answer can satisfy, where that is plain ([`super::satisfiable`]); where it is not, its answers fail.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::context::Content;
 use super::leaves::json_span;
-use super::{Finding, RequestContext, schema_size};
+use super::{Finding, RequestContext, satisfiable, schema_size};
 use crate::router::answer::Choice;
 
 /// Largest schema of a request that is judged by, in bytes.
@@ -117,7 +117,11 @@ pub(super) fn cached(schema: &str) -> Compiled {
     let checked = |schema| {
         let schema = parse(schema)?;
         schema_size::check(&schema)?;
-        compile(&schema, REQUEST_SIZE_LIMIT)
+        let compiled = compile(&schema, REQUEST_SIZE_LIMIT)?;
+        match satisfiable::nothing(&schema) {
+            None => Ok(compiled),
+            Some(why) => Err(format!("no answer can be valid under it: {why}")),
+        }
     };
     CACHE.with_borrow_mut(|cache| {
         if let Some(at) = cache.iter().position(|(key, _)| **key == *schema) {

@@ -25,6 +25,7 @@ mod grade;
 mod grounded;
 mod json_schema;
 mod leaves;
+mod satisfiable;
 mod schema_size;
 mod text_match;
 mod tool_calls;
