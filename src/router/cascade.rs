@@ -110,7 +110,7 @@ impl<'a, 's> Walk<'a, 's> {
         let fair = Duration::from_millis(step.timeout_ms.min(route.path.deadline_ms)) / 2;
         let wants = Wants {
             stream: streams(&leg.upstream, asked.peek),
-            commit_after: stage.commit_after.filter(|_| may_commit(asked.peek)),
+            commit_after: commit_after(stage, asked.peek),
             // The chosen token is one of those that are listed.
             alternatives: stage.logprobs > Some(1),
         };
@@ -329,9 +329,10 @@ pub(super) fn needs(peek: &Peek<'_>) -> Needs {
     }
 }
 
-/// Whether the answer to this request may be judged by its beginning.
-pub(super) fn may_commit(peek: &Peek<'_>) -> bool {
-    peek.stream && !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text
+/// Tokens after which the answer to this request may flow; `None` if it is held to its end.
+pub(super) fn commit_after(stage: &Stage, peek: &Peek<'_>) -> Option<u32> {
+    let by_beginning = !peek.tools && peek.n == 1 && peek.response_format == ResponseFormat::Text;
+    stage.commit_after.filter(|_| peek.stream && (by_beginning || stage.gates.is_empty()))
 }
 
 /// What a call may come to cost: its estimated input and the output that the request allows, where it says so.

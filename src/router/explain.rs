@@ -25,7 +25,7 @@ use serde_json::value::RawValue;
 use super::Shared;
 use super::admission::escalations::Escalations;
 use super::body::{Peek, peek};
-use super::cascade::{at_most, may_commit, needs};
+use super::cascade::{at_most, commit_after, needs};
 use super::degraded::gives_way;
 use super::endpoints::Endpoints;
 use super::errors::Problem;
@@ -262,7 +262,7 @@ fn explain_step<'a>(
         tiers: stage.legs.iter().map(|leg| tier(&leg.upstream)).collect(),
         gates: stage.gates.iter().map(CompiledGate::describe).collect(),
         hedged_after_ms: hedge.and_then(|hedge| hedge.bound(at)).map(|bound| bound.as_millis()),
-        commits: stage.commit_after.is_some() && may_commit(peek),
+        commits: commit_after(stage, peek).is_some(),
     }
 }
 

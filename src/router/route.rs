@@ -50,7 +50,7 @@ pub struct Stage {
     pub asks: bool,
     /// The tiers that its gates ask for a grade, as far as the table has them.
     pub judges: Vec<Arc<Upstream>>,
-    /// Tokens of content after which a stream may be judged, where its gates can.
+    /// Tokens of content after which a stream may be judged, where its gates can. Without gates: the first.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
     pub legs: Vec<Leg>,
@@ -104,8 +104,10 @@ impl Routes {
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
-        let commits = table.paths.values().any(|path| path.commit_after_tokens.is_some());
-        Ok(Self { workloads, tiers, commits })
+        let mut routes = Self { workloads, tiers, commits: false };
+        let stages = routes.workloads.iter().chain(routes.tiers.values()).flat_map(|route| &route.stages);
+        routes.commits = stages.into_iter().any(|stage| stage.commit_after.is_some());
+        Ok(routes)
     }
 
     /// Whether a path judges streams by their beginning.
@@ -204,7 +206,9 @@ impl Compiler<'_> {
                 step.tiers.iter().map(|tier| self.leg(workload, name, step, tier, gates)).collect();
             let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
             let by_beginning = gates.iter().all(|gate| gate.decides_on() != DecidesOn::Whole);
-            let commit_after = path.commit_after_tokens.filter(|_| by_beginning);
+            // Without gates nothing is left to decide once there is an answer.
+            let commit_after =
+                if gates.is_empty() { Some(1) } else { path.commit_after_tokens.filter(|_| by_beginning) };
             let asks = gates.iter().any(|gate| gate.asks().is_some());
             let judges = gates.iter().filter_map(|gate| match gate.asks() {
                 Some(Asks::Judge(grade)) => self.tiers.get(&grade.tier).cloned(),

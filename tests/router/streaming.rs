@@ -11,6 +11,7 @@ use super::harness::{Harness, body, table};
 
 const TOKENS: usize = 60;
 const PAUSE: Duration = Duration::from_millis(4);
+const SMALL: Behaviour = Behaviour::Stream("small says", -0.01);
 const LARGE: Behaviour = Behaviour::Stream("large says", -0.01);
 
 const fn flow(logprob: f64, cut: Option<usize>) -> Behaviour {
@@ -53,7 +54,10 @@ async fn until(what: &str, mut seen: impl FnMut() -> bool) {
 
 /// A client that reads as it comes.
 async fn open(router: &Harness) -> TcpStream {
-    let asked = streamed("");
+    ask(router, &streamed("")).await
+}
+
+async fn ask(router: &Harness, asked: &str) -> TcpStream {
     let mut stream = TcpStream::connect(router.address).await.expect("a connection");
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k-finance\r\ncontent-length: {}\r\n\r\n",
@@ -61,6 +65,23 @@ async fn open(router: &Harness) -> TcpStream {
     );
     stream.write_all([head.as_bytes(), asked.as_bytes()].concat().as_slice()).await.expect("sent");
     stream
+}
+
+#[tokio::test]
+async fn without_gates_a_stream_flows_from_its_first_token() {
+    let (_small, large, router) = router(SMALL).await;
+    large.now(flow(-0.01, None));
+    // Whatever is asked for: there is nothing to judge, and the path of drafts is one that holds streams.
+    for more in ["", "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"] {
+        let asked = streamed(more).replace("intent", "draft");
+        let mut stream = ask(&router, &asked).await;
+        let mut first = vec![0; 65536];
+        let count = stream.read(&mut first).await.expect("a beginning");
+        let first = String::from_utf8_lossy(&first[..count]).into_owned();
+        assert!(first.contains("t0 ") && !first.contains("t59 "), "{first}");
+        let reply = router.ask(&asked).await;
+        assert_eq!((reply.header("x-smallfirst-steps"), content(&reply.body)), ("large:accepted", tokens(TOKENS)));
+    }
 }
 
 #[tokio::test]
