@@ -456,6 +456,21 @@ fn policy_rows() -> Vec<Row> {
         ),
         row(
             POLICY,
+            reserve("0.5", &[(POLICY, "/spec/clients", Value::Null), (POLICY, "/spec/anonymous", json!({}))]),
+            (
+                "Accepted",
+                "Invalid",
+                "spec.workloads[2].reserve: a workload with a reserve needs a client that lists it",
+            ),
+        ),
+        row(
+            POLICY,
+            reserve("0.6", &[(FRONTIER, "/spec/provider/quota", json!({"maxConcurrent": 4}))]),
+            ("Accepted", "Invalid", "leave less than one of maxConcurrent: 4 to others at each of 2 routers"),
+        ),
+        accepted(POLICY, reserve("0.5", &[(FRONTIER, "/spec/provider/quota", json!({"maxConcurrent": 4}))])),
+        row(
+            POLICY,
             reserve("0.91", &[]),
             ("Accepted", "Invalid", "spec.workloads[2].reserve: the reserves of account "),
         ),

@@ -57,7 +57,8 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     }
     let tiers = used(tiers, &paths);
     check_parts(&mut problems, &spec.router, &tiers);
-    reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers);
+    let routers = u64::try_from(spec.router.replicas).unwrap_or(1);
+    reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers, routers);
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;

@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use super::bucket::{Bucket, settle};
 
+/// The whole, in the unit of parts.
+const ONE: u64 = 1_000_000_000;
+
 /// A workload's part of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
@@ -29,7 +32,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(reserve: &Reserve, limits: [Option<u64>; 4], now: Instant) -> Self {
         let bucket = |limit| Bucket::part(limit, reserve.nanos, now);
-        Self { nanos: reserve.nanos, buckets: limits.map(|limit| limit.map(bucket)), in_flight: 0 }
+        Self { nanos: reserve.nanos.min(ONE), buckets: limits.map(|limit| limit.map(bucket)), in_flight: 0 }
     }
 
     pub(super) fn fill(&mut self, now: Instant) {
@@ -56,9 +59,27 @@ pub(super) fn kept(held: &[Held], kind: usize) -> i128 {
     held.iter().filter_map(|held| held.buckets.get(kind)?.as_ref()).map(Bucket::level).sum()
 }
 
-/// Whether a free place is left beside those that reserves keep: free > sum of what each has left.
+/// Whether a place is free and, with it taken, those are left that reserves keep. A part of a place keeps a whole one.
 pub(super) fn leaves_places(held: &[Held], most: u32, in_flight: u32) -> bool {
-    const ONE: u64 = 1_000_000_000;
     let left = |held: &Held| (u64::from(most) * held.nanos).saturating_sub(u64::from(held.in_flight) * ONE);
-    u64::from(most.saturating_sub(in_flight)) * ONE > held.iter().map(left).sum()
+    let kept = held.iter().map(left).fold(0, u64::saturating_add);
+    most.checked_sub(in_flight).and_then(|free| free.checked_sub(1)).is_some_and(|rest| u64::from(rest) * ONE >= kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_place_keeps_a_whole_one() {
+        let held = |parts: &[u64]| -> Vec<Held> {
+            let reserve = |nanos: &u64| Reserve { workload: String::new(), nanos: *nanos };
+            parts.iter().map(|nanos| Held::new(&reserve(nanos), [None; 4], Instant::now())).collect()
+        };
+        let admitted = |parts: &[u64], most| (0..).take_while(|n| leaves_places(&held(parts), most, *n)).count();
+        assert_eq!([admitted(&[], 2), admitted(&[300_000_000], 2), admitted(&[500_000_000], 2)], [2, 1, 1]);
+        assert_eq!([admitted(&[300_000_000; 2], 10), admitted(&[900_000_000], 10)], [4, 1]);
+        // A table that nobody has checked.
+        assert_eq!(admitted(&[u64::MAX; 3], u32::MAX), 0);
+    }
 }
