@@ -69,7 +69,7 @@ async fn requests_spread_over_endpoints_and_keep_off_a_slow_one() {
 #[tokio::test]
 async fn a_dead_endpoint_costs_no_request() {
     let (fakes, large, router) = three([Behaviour::Reset, SURE, SURE]).await;
-    for _ in 0..40 {
+    for _ in 0..80 {
         let reply = router.ask(&body("intent")).await;
         assert_eq!(reply.header("x-smallfirst-steps"), "small:accepted");
     }
