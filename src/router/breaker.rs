@@ -162,8 +162,12 @@ impl Circuit {
         self.open_until.is_none() && (self.in_row >= rules.failures || self.window.too_many(rules, now))
     }
 
-    /// Turn requests away for a back-off, which is longer each time.
+    /// Turn requests away for a back-off, which is longer each time. Those that were sent before it opened say nothing new:
+    /// all that wait for a frozen endpoint find out together, and must not make the back-off the longest at once.
     pub fn eject(&mut self, rules: &Rules, now: Instant, jitter: f64) {
+        if self.open_until.is_some_and(|until| now < until) {
+            return;
+        }
         let (first, longest) = rules.backoff;
         let backoff = first.saturating_mul(1 << self.openings.min(20)).min(longest);
         self.openings += 1;
@@ -285,6 +289,18 @@ mod tests {
         assert!(circuit.admit(later + 11 * T));
         circuit.success(&rules, later + 11 * T);
         assert!(circuit.admit(later) && !circuit.is_open());
+    }
+
+    #[test]
+    fn all_who_find_it_frozen_at_once_are_one_failure() {
+        let (mut circuit, t0, rules) = (Circuit::default(), Instant::now(), standard());
+        for n in 0..100 {
+            circuit.eject(&rules, t0 + n * T / 100, 0.0);
+        }
+        let again = t0 + 6 * T;
+        assert!(circuit.admit(again), "the first back-off, not the longest");
+        circuit.eject(&rules, again, 0.0);
+        assert!(!circuit.admit(again + 9 * T) && circuit.admit(again + 11 * T), "the second");
     }
 
     #[test]
