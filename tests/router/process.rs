@@ -1,8 +1,9 @@
 //! The binary itself, as a process of this test.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use super::harness::get;
@@ -22,9 +23,13 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, at an address of its own: no other test, and no connection, can be given the same one
+/// before it is used.
 pub fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [.., pid] = std::process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, pid.max(1), high, low.max(1)), 0)).unwrap().local_addr().unwrap()
 }
 
 /// `smallfirst` without the environment of whoever runs the tests.

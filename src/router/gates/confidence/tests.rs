@@ -92,7 +92,7 @@ fn value_tokens_tell_right_from_wrong_and_all_tokens_do_not() {
         gate(ConfidenceMeasure::MeanLogprob, None).scoped(&answer.choices[0], tokens).expect("tokens")[0].logprob
     });
     let plain = auroc(&recorded, |r| r.plain()[0]);
-    assert!(first > plain - 0.01 && first > 0.88, "{first} {plain}");
+    assert!(first > plain - 0.01 && first >= 0.9, "{first} {plain}");
 
     let margin = of(ConfidenceMeasure::FirstTokenMargin, None);
     assert!(margin > 0.88, "{margin}");
