@@ -3,6 +3,8 @@
 //! Its requests are counted on the wire, so that a write that changes nothing counts too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "operator_cluster/pinned.rs"]
+mod pinned;
 #[path = "operator_cluster/rbac.rs"]
 mod rbac;
 #[path = "operator_cluster/routers.rs"]
@@ -58,7 +60,7 @@ impl Wire {
 }
 
 fn settings() -> Settings {
-    Settings { router_image: "registry.example/smallfirst:test".to_owned() }
+    Settings { router_image: "registry.example/smallfirst:test".to_owned(), ..Settings::default() }
 }
 
 /// A controller that runs.
@@ -73,7 +75,11 @@ impl Running {
     }
 
     async fn start_as(client: Client, namespace: Option<String>, leader: Leader) -> Self {
-        let controller = Controller::new(client, namespace, settings(), leader);
+        Self::start_with(client, namespace, leader, settings()).await
+    }
+
+    async fn start_with(client: Client, namespace: Option<String>, leader: Leader, settings: Settings) -> Self {
+        let controller = Controller::new(client, namespace, settings, leader);
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&controller.world);
         let task = tokio::spawn(controller.run(stopped));
@@ -175,7 +181,7 @@ fn a_tier_costs_its_children_and_two_statuses_and_silence_costs_nothing() {
         pause(3000).await;
         let writes = wire.take();
         let statuses = writes.iter().filter(|w| w.ends_with("/status")).count();
-        assert_eq!(writes.len() - statuses, 5, "{writes:#?}");
+        assert_eq!(writes.len() - statuses, 6, "{writes:#?}");
         assert_eq!(statuses, 1, "no pod is ready yet: {writes:#?}");
 
         let (path, policy) = route(&ns, "small");
@@ -297,7 +303,7 @@ fn replicas_that_are_ready_one_after_another_cost_two_statuses() {
         assert_eq!(status.ready_replicas, Some(3));
         let writes = wire.take();
         let statuses = writes.iter().filter(|w| w.ends_with("/status")).count();
-        assert_eq!((statuses, writes.len() - statuses), (2, 5), "{writes:#?}");
+        assert_eq!((statuses, writes.len() - statuses), (2, 6), "{writes:#?}");
         running.stop().await;
     });
 }
@@ -306,7 +312,7 @@ fn replicas_that_are_ready_one_after_another_cost_two_statuses() {
 async fn plain(client: &Client, namespace: &str, tiers: Vec<ModelTier>) -> Duration {
     let settings = Settings::default();
     // Without UID they have no owner: the garbage collector would delete children of an owner that never was.
-    let objects: Vec<_> = tiers.iter().flat_map(|tier| plan::tier(tier, &settings).unwrap().objects()).collect();
+    let objects: Vec<_> = tiers.iter().flat_map(|tier| plan::tier(tier, &[], &settings).unwrap().objects()).collect();
     let began = Instant::now();
     futures::StreamExt::for_each_concurrent(futures::stream::iter(objects), 8, |desired| async move {
         let api: Api<kube::core::DynamicObject> = Api::namespaced_with(client.clone(), namespace, &desired.resource);
@@ -363,7 +369,7 @@ async fn three_hundred(client: &Client) -> f64 {
     let theirs = plain(client, &other, objects).await;
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
     println!("300 tiers: {ours:.2?}, a plain client {theirs:.2?}, ratio {ratio:.2}; {statuses} status writes");
-    assert_eq!(writes.len() - statuses, TIERS * 5, "one write a child");
+    assert_eq!(writes.len() - statuses, TIERS * 6, "one write a child");
     assert!(statuses <= TIERS * 2, "{statuses} status writes");
     if ratio <= GOOD {
         return ratio;

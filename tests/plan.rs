@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use smallfirst::operator::observe::Observed;
-use smallfirst::operator::plan::{self, Settings, table};
+use smallfirst::operator::plan::{self, Renderer, Settings, table};
 use smallfirst::operator::validate::{self, Invalid};
 use smallfirst::routing::source::manifests::{Source, parse};
 use smallfirst::yaml;
 
 fn settings() -> Settings {
-    Settings { router_image: "registry.example/smallfirst:1".into() }
+    // Without the version of this program, which every release changes.
+    let renderer = Renderer { version: "test", ..Renderer::default() };
+    Settings { router_image: "registry.example/smallfirst:1".into(), renderer }
 }
 
 /// The objects of a case; each gets a uid that tells it from the others, as the API server would give it.
@@ -39,7 +41,7 @@ fn refused(invalid: &Invalid) -> Value {
 fn everything(observed: &Observed) -> Value {
     let mut out = serde_json::Map::new();
     for (name, tier) in &observed.tiers {
-        let value = match plan::tier(tier, &settings()) {
+        let value = match plan::tier(tier, &[], &settings()) {
             Ok(plan) => plan.objects().into_iter().map(|d| d.body).collect(),
             Err(invalid) => json!({"invalid": refused(&invalid)}),
         };
@@ -117,9 +119,9 @@ fn children_are_whole() {
         }
     }
     let observed = load(&fs::read_to_string("tests/golden/quickstart/in.yaml").unwrap());
-    let mut objects = plan::tier(&observed.tiers["compact"], &settings()).unwrap().objects();
+    let mut objects = plan::tier(&observed.tiers["compact"], &[], &settings()).unwrap().objects();
     objects.extend(plan::policy(&observed.policies["assistants"], &observed, &settings()).unwrap().objects());
-    assert_eq!(objects.len(), 5 + 8);
+    assert_eq!(objects.len(), 6 + 8);
     for desired in objects {
         let place = format!("{} {}", desired.resource.kind, desired.name);
         no_nulls(&place, &desired.body);

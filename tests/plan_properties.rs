@@ -27,7 +27,7 @@ fn documents() -> Vec<Value> {
 }
 
 fn settings() -> Settings {
-    Settings { router_image: "registry.example/smallfirst:1".into() }
+    Settings { router_image: "registry.example/smallfirst:1".into(), ..Settings::default() }
 }
 
 /// Everything that is planned, as bytes; what is refused, as its words.
@@ -43,7 +43,7 @@ fn everything(observed: &Observed) -> String {
     let now = jiff::Timestamp::UNIX_EPOCH;
     for tier in observed.tiers.values() {
         let mut outcome = Outcome::default();
-        match plan::tier(tier, &settings()) {
+        match plan::tier(tier, &[], &settings()) {
             Ok(plan) => add(plan.objects()),
             Err(invalid) => outcome.invalid = Some(invalid),
         }

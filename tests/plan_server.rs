@@ -23,12 +23,12 @@ fn children() -> Vec<Desired> {
         ("gpu-custom", include_str!("golden/gpu-custom/in.yaml")),
         ("provider-only", include_str!("golden/provider-only/in.yaml")),
     ];
-    let settings = Settings { router_image: "registry.example/smallfirst:1".into() };
+    let settings = Settings { router_image: "registry.example/smallfirst:1".into(), ..Settings::default() };
     let mut children = Vec::new();
     for (name, text) in cases {
         let observed = parse(&[Source { name: name.into(), text: text.into() }]).unwrap();
         for tier in observed.tiers.values() {
-            children.extend(plan::tier(tier, &settings).unwrap().objects());
+            children.extend(plan::tier(tier, &[], &settings).unwrap().objects());
         }
         for policy in observed.policies.values() {
             children.extend(plan::policy(policy, &observed, &settings).unwrap().objects());

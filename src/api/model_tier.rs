@@ -389,6 +389,10 @@ pub struct ModelTierStatus {
     /// Replicas of the pool that are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
+    /// Name of the ControllerRevision that holds the pod template of the spec. An operator of another version keeps using it; delete it to have the template made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub current_revision: Option<String>,
     /// The most sensitive data this tier may see, after defaulting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_class: Option<DataClass>,

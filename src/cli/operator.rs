@@ -61,7 +61,7 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::try_from(config).context("the cluster's configuration")?;
     let listener = TcpListener::bind(args.admin_address).await.with_context(|| args.admin_address.to_string())?;
     let mut election = Election::start(client.clone(), lease);
-    let settings = Settings { router_image: args.router_image };
+    let settings = Settings { router_image: args.router_image, ..Settings::default() };
     let controller = Controller::new(client, args.namespace, settings, election.leader.clone());
 
     let (stop, stopped) = watch::channel(false);

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub apply: Option<ApplyProblem>,
     /// Hash of the table that is published, of policies.
     pub table_hash: Option<String>,
+    /// Name of the pod template in force, of tiers with a pool.
+    pub current_revision: Option<String>,
 }
 
 /// Why a child could not be applied.
@@ -66,6 +68,7 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
         observed_generation: generation,
         replicas: pool.map(|pool| pool.replicas),
         ready_replicas: pool.map(|_| deployment.map_or(0, |d| d.ready)),
+        current_revision: pool.and_then(|_| outcome.current_revision.clone().or(stored.current_revision)),
         data_class: Some(tier.spec.effective_data_class()),
     }
 }

@@ -69,5 +69,5 @@ class Idle(Case):
         children = [each for each in writes if not each.startswith("patch modeltiers/status")]
         print(f"\n  a tier with 3 replicas, ready after {took:.1f} s: {len(children)} child writes, {len(writes) - len(children)} status writes")
         kinds = sorted(each.split(" ")[1] for each in children)
-        self.assertEqual(kinds, ["deployments", "networkpolicies", "poddisruptionbudgets", "serviceaccounts", "services"])
+        self.assertEqual(kinds, ["controllerrevisions", "deployments", "networkpolicies", "poddisruptionbudgets", "serviceaccounts", "services"])
         self.assertLessEqual(len(writes) - len(children), 2, writes)

@@ -9,7 +9,7 @@ import main as demo
 from kube import apply, wait_for
 from portfolio import Case, delete_namespace, kubectl
 
-KINDS = "deployments,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,roles,rolebindings,networkpolicies,configmaps,leases"
+KINDS = "deployments,controllerrevisions,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,roles,rolebindings,networkpolicies,configmaps,leases"
 OURS = ("compact", "frontier", "assistants")
 
 

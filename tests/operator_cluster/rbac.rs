@@ -112,7 +112,13 @@ async fn live(client: &Client, ns: &str) {
     // Somebody else's, with the very content of children: the API server sees no conflict of fields.
     let mut taken = tier(ns, "taken");
     taken.spec.pool.as_mut().unwrap().resources = serde_json::from_value(json!({"requests": {"cpu": "1"}})).unwrap();
-    for desired in plan::tier(&taken, &settings()).unwrap().objects() {
+    // While a pod template can't be stored the Deployment is not asked for: the templates are another tier's.
+    let mut stored = taken.clone();
+    stored.metadata.name = Some("stored".to_owned());
+    let is_template = |desired: &plan::Desired| desired.resource.kind == "ControllerRevision";
+    let objects = |tier: &ModelTier| plan::tier(tier, &[], &settings()).unwrap().objects().into_iter();
+    let others = objects(&taken).filter(|desired| !is_template(desired)).chain(objects(&stored).filter(is_template));
+    for desired in others {
         let mut object = desired.body;
         object["metadata"] = json!({"name": desired.name, "namespace": ns});
         if desired.resource.kind == "NetworkPolicy" {
@@ -131,6 +137,7 @@ async fn live(client: &Client, ns: &str) {
     other.metadata.name = Some("taken".to_owned());
     create(client, ns, &tier(ns, "small")).await;
     create(client, ns, &taken).await;
+    create(client, ns, &stored).await;
     create(client, ns, &path).await;
     create(client, ns, &policy).await;
     create(client, ns, &other).await;

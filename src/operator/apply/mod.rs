@@ -92,14 +92,19 @@ impl Applier {
 
     /// Makes the owner's children what is desired, and deletes those that are no longer.
     ///
-    /// Deployments come after everything else: their pods need it.
+    /// Deployments come after everything else: their pods need it. While a pod template can't be stored they do not
+    /// come at all: what runs must be what the next operator finds.
     ///
     /// # Errors
     /// The first thing that went wrong, in the order of `desired`. Everything else was done.
     pub async fn apply(&self, owner: &Owner, desired: Vec<Desired>) -> Result<(), Error> {
         let wanted: Vec<Option<ChildId>> = desired.iter().map(|d| self.id(owner, d)).collect();
-        let (last, first): (Vec<_>, Vec<_>) = desired.into_iter().partition(|d| d.resource.kind == "Deployment");
+        let (mut last, first): (Vec<_>, Vec<_>) = desired.into_iter().partition(|d| d.resource.kind == "Deployment");
+        let templates: Vec<bool> = first.iter().map(|d| d.resource.kind == "ControllerRevision").collect();
         let mut results = join_all(first.into_iter().map(|d| self.child(owner, d))).await;
+        if results.iter().zip(templates).any(|(result, template)| template && result.is_err()) {
+            last.clear();
+        }
         if let Some(Err(terminating)) = results.extract_if(.., |r| matches!(r, Err(Error::Terminating { .. }))).next() {
             return Err(terminating);
         }

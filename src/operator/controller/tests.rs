@@ -44,7 +44,7 @@ struct Running {
 
 impl Running {
     async fn start(server: &FakeApiServer, leader: Leader) -> Self {
-        let settings = Settings { router_image: "registry.example/smallfirst:1".into() };
+        let settings = Settings { router_image: "registry.example/smallfirst:1".into(), ..Settings::default() };
         let controller = Controller::new(server.client(), None, settings, leader);
         let world = Arc::clone(&controller.world);
         let (stop, stopped) = watch::channel(false);
@@ -105,7 +105,7 @@ async fn a_tier_costs_its_children_and_two_statuses_then_nothing() {
     roll_out(&server, &pool, 1);
     until("ready", || is(&server, &path, "Ready", "reason", "RolledOut")).await;
     let writes = server.take_writes();
-    assert_eq!((statuses(&writes), writes.len()), (2, 7), "{writes:#?}");
+    assert_eq!((statuses(&writes), writes.len()), (2, 8), "{writes:#?}");
     pause(300).await;
     running.stop().await;
     let again = Running::start(&server, Leader::default()).await;
@@ -134,7 +134,7 @@ async fn replicas_that_are_ready_one_after_another_cost_two_statuses() {
     }
     until("ready", || is(&server, &path, "Ready", "reason", "RolledOut")).await;
     let writes = server.take_writes();
-    assert_eq!((statuses(&writes), writes.len()), (2, 7), "{writes:#?}");
+    assert_eq!((statuses(&writes), writes.len()), (2, 8), "{writes:#?}");
     assert_eq!(server.get(&path).expect("the tier")["status"]["readyReplicas"], 3);
     // One that is lost and replaced is not told; the last one that is lost is, at once.
     for ready in [2, 3, 0] {
@@ -172,7 +172,7 @@ async fn a_namespace_that_is_being_deleted_is_left_alone() {
     server.put(&format!("{TIERS}/small"), tier());
     pause(3000).await;
     let writes = server.take_writes();
-    assert!((1..=4).contains(&writes.len()), "one attempt, no Deployment: {writes:#?}");
+    assert!((1..=5).contains(&writes.len()), "one attempt, no Deployment: {writes:#?}");
     assert!(!writes.iter().any(|w| w.path.contains("deployments")), "{writes:#?}");
     running.stop().await;
 }
@@ -196,7 +196,23 @@ async fn a_failing_server_is_asked_again_later_and_slows_no_other() {
     assert!((2..=4).contains(&tries), "{tries} tries");
     server.heal();
     until("recovery", || is(&server, &bad, "Ready", "reason", "Progressing")).await;
-    until("the slow one", || server.count("slow-pool") == 5).await;
+    until("the slow one", || server.count("slow-pool") == 6).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn models_do_not_run_from_a_template_that_could_not_be_stored() {
+    let server = FakeApiServer::default();
+    let running = Running::start(&server, Leader::default()).await;
+    let fault =
+        Fault { method: Method::PATCH, path: "controllerrevisions".into(), times: None, kind: FaultKind::Code(500) };
+    server.fail(fault);
+    let (path, pool) = (format!("{TIERS}/small"), format!("{DEPLOYMENTS}/small-pool"));
+    server.put(&path, tier());
+    until("the reason", || is(&server, &path, "Ready", "reason", "ApplyFailed")).await;
+    assert_eq!(server.get(&pool), None);
+    server.heal();
+    until("the pool", || server.get(&pool).is_some()).await;
     running.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -36,6 +36,7 @@ impl Default for Children {
             ApiResource::erase::<ConfigMap>(&()),
             ApiResource::erase::<Role>(&()),
             ApiResource::erase::<RoleBinding>(&()),
+            ApiResource::erase::<ControllerRevision>(&()),
             ApiResource::erase::<Deployment>(&()),
         ];
         let caches = kinds.iter().map(|_| Cache::default()).collect();
@@ -104,6 +105,13 @@ impl Children {
     #[must_use]
     pub fn get_typed<K: Resource<DynamicType = ()>>(&self, id: &Id) -> Option<Arc<DynamicObject>> {
         self.get(&(self.kind(&ApiResource::erase::<K>(&()))?, id.clone()))
+    }
+
+    /// The children of an owner that are of a kind known at compile time.
+    #[must_use]
+    pub fn of_kind<K: Resource<DynamicType = ()>>(&self, owner: &str) -> Vec<Arc<DynamicObject>> {
+        let kind = self.kind(&ApiResource::erase::<K>(&()));
+        self.of(owner).iter().filter(|child| Some(child.0) == kind).filter_map(|child| self.get(child)).collect()
     }
 
     /// The children of an owner.

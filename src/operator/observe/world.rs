@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::Resource;
 use kube::core::{DynamicObject, ResourceExt};
@@ -13,6 +13,7 @@ use super::children::{Children, controller};
 use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::routing::RoutingTable;
 use crate::routing::table::CONFIG_MAP_KEY;
 
@@ -103,6 +104,13 @@ impl World {
         }
     }
 
+    /// The pod templates that are stored of an owner.
+    #[must_use]
+    pub fn templates(&self, owner: &str) -> Vec<StoredTemplate> {
+        let objects = self.children.of_kind::<ControllerRevision>(owner);
+        objects.iter().filter_map(|object| stored_template(object)).collect()
+    }
+
     fn child<K: Resource<DynamicType = ()>>(&self, owner: &str, id: &Id) -> Option<Arc<DynamicObject>> {
         let object = self.children.get_typed::<K>(id)?;
         controller(&object).is_some_and(|r| r.uid == owner).then_some(object)
@@ -114,6 +122,19 @@ pub fn port_names(service: &Service) -> Vec<((String, u16), String)> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     tcp.filter_map(|port| Some(((service.name_any(), u16::try_from(port.port).ok()?), port.name.clone()?))).collect()
+}
+
+/// `None`: it has no template, or is on its way out.
+fn stored_template(object: &DynamicObject) -> Option<StoredTemplate> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    Some(StoredTemplate {
+        hash: object.labels().get(SPEC_HASH)?.clone(),
+        renderer: object.annotations().get(RENDERER).cloned().unwrap_or_default(),
+        revision: object.data.get("revision").and_then(serde_json::Value::as_i64)?,
+        template: object.data.get("data")?.pointer(TEMPLATE).filter(|template| template.is_object())?.clone(),
+    })
 }
 
 fn deployment_state(object: &DynamicObject) -> DeploymentState {

@@ -8,28 +8,52 @@ pub mod engines;
 mod labels;
 mod merge;
 mod objects;
+pub mod pinned;
 mod pool;
+mod render;
 mod router;
 pub mod table;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 
 pub use labels::{COMPONENT, MANAGED_BY, POLICY, TABLE_HASH, TIER};
 pub use objects::Desired;
+use pinned::StoredTemplate;
+pub use render::render;
 
 use super::observe::Observed;
 use super::validate::{self, Invalid};
+use crate::api::model_tier::Pool;
 use crate::api::{ModelTier, RoutingPolicy};
+use crate::routing::table::Tier;
 
 /// What the operator was started with, as far as objects depend on it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Image of router pods; its entrypoint is this program.
     pub router_image: String,
+    /// What renders pod templates of specs that have none stored.
+    pub renderer: Renderer,
+}
+
+/// What makes pod templates. Versions of the operator differ in it; a tier is rendered by it only once.
+#[derive(Clone, Copy, Debug)]
+pub struct Renderer {
+    /// Noted on what it rendered, for people.
+    pub version: &'static str,
+    /// A tier, its pool and its entry in the table -> its pod template, before the spec's `template` is merged into it.
+    pub render: fn(&ModelTier, &Pool, &Tier) -> PodTemplateSpec,
+}
+
+impl Default for Renderer {
+    /// This version's.
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION"), render }
+    }
 }
 
 /// The children of a tier: all of them with a pool, none otherwise.
@@ -39,7 +63,7 @@ pub struct TierPlan {
     pub pool: Option<PoolPlan>,
 }
 
-/// The children of a pool, all named `<tier>-pool`.
+/// The children of a pool, all named `<tier>-pool`, but for the revisions: `<tier>-pool-<hash>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolPlan {
     /// Identity of the pods: no token is mounted.
@@ -50,10 +74,14 @@ pub struct PoolPlan {
     pub service: Service,
     /// Bound on voluntary disruptions.
     pub disruption_budget: PodDisruptionBudget,
-    /// The model servers. The pod template of the spec is merged into it by [`TierPlan::objects`].
+    /// The stored pod templates: the one in force, and those before it.
+    pub revisions: Vec<ControllerRevision>,
+    /// Name of the one in force: not an object.
+    pub current_revision: String,
+    /// The model servers, without their pod template.
     pub deployment: Deployment,
-    /// Merged last into the Deployment's pod template.
-    pub template: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The Deployment's pod template.
+    pub template: serde_json::Value,
 }
 
 /// The children of a policy, all but the table named `<policy>-router`.
@@ -81,13 +109,14 @@ pub struct PolicyPlan {
     pub unresolved: Option<Invalid>,
 }
 
-/// The children of a tier.
+/// The children of a tier, of which these pod templates are stored.
 ///
 /// # Errors
 /// When the tier's spec is wrong.
-pub fn tier(tier: &ModelTier, _settings: &Settings) -> Result<TierPlan, Invalid> {
+pub fn tier(tier: &ModelTier, stored: &[StoredTemplate], settings: &Settings) -> Result<TierPlan, Invalid> {
     let valid = validate::tier(tier)?;
-    Ok(TierPlan { pool: tier.spec.pool.as_ref().map(|spec| pool::plan(tier, spec, &valid.value)) })
+    let plan = |pool| pool::plan(tier, pool, &valid.value, stored, settings.renderer);
+    Ok(TierPlan { pool: tier.spec.pool.as_ref().map(plan) })
 }
 
 /// The children of a policy.
@@ -111,18 +140,27 @@ impl TierPlan {
 impl PoolPlan {
     fn objects(self) -> Vec<Desired> {
         // No `..`: a new child cannot be forgotten.
-        let Self { service_account, network_policy, service, disruption_budget, deployment, template } = self;
+        let Self {
+            service_account,
+            network_policy,
+            service,
+            disruption_budget,
+            revisions,
+            current_revision: _,
+            deployment,
+            template,
+        } = self;
         let mut deployment = Desired::of(&deployment);
-        if let (Some(template), Some(pod)) = (template, deployment.body.pointer_mut("/spec/template")) {
-            merge::merge(pod, template);
-        }
-        vec![
+        deployment.body["spec"]["template"] = template;
+        let mut objects = vec![
             Desired::of(&service_account),
             Desired::of(&network_policy),
             Desired::of(&service),
             Desired::of(&disruption_budget),
-            deployment,
-        ]
+        ];
+        objects.extend(revisions.iter().map(Desired::of));
+        objects.push(deployment);
+        objects
     }
 }
 
