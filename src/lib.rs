@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod lease;
 pub mod operator;
 pub mod router;
 pub mod routing;

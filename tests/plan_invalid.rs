@@ -422,6 +422,17 @@ fn policy_rows() -> Vec<Row> {
         accepted(POLICY, vec![(POLICY, "/spec/workloads/0/dataClass", json!("Restricted"))]),
         policy("/metadata/name", json!("1st"), "metadata.name: "),
         policy("/spec/router/replicas", json!(0), "spec.router.replicas: 0 must be 1 to 100"),
+        policy(
+            "/spec/clients/0/budget",
+            json!({"amount": "0.0", "per": "Day"}),
+            "spec.clients[0].budget.amount: 0.0 must be above 0",
+        ),
+        policy(
+            "/spec/workloads/0/budget",
+            json!({"amount": "1e3", "per": "Day"}),
+            "spec.workloads[0].budget.amount: \"1e3\" is not a decimal",
+        ),
+        policy("/spec/timeZone", json!("Mars/Olympus"), "spec.timeZone: \"Mars/Olympus\" is no time zone"),
         policy("/spec/clients/0/limits", json!({}), "spec.clients[0].limits: at least one of requestsPerMinute"),
         policy(
             "/spec/clients/0/limits",

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
 #[path = "router/balance.rs"]
 mod balance;
+#[path = "router/budget.rs"]
+mod budget;
 #[path = "router/client_faults.rs"]
 mod client_faults;
 #[path = "router/commit_bar.rs"]

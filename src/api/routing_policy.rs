@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::types::{DataClass, Empty, LocalRef, Ratio, Resources, Risk, SecretKeyRef};
+use super::types::{DataClass, Decimal, Empty, LocalRef, Ratio, Resources, Risk, SecretKeyRef};
 
 /// Workload classes and the path each takes, for one router and its clients.
 #[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
@@ -60,6 +60,10 @@ pub struct RoutingPolicySpec {
     #[serde(default = "default_currency")]
     #[schemars(length(max = 3), pattern(r"^[A-Z]{3}$"))]
     pub currency: String,
+    /// Time zone in which the hours, days and months of budgets begin, as an IANA name such as Europe/Berlin. Default: UTC.
+    #[serde(default = "default_time_zone")]
+    #[schemars(length(min = 1, max = 64), pattern(r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"))]
+    pub time_zone: String,
     /// The router's pods.
     #[serde(default)]
     pub router: Router,
@@ -82,6 +86,10 @@ pub struct RoutingPolicySpec {
 
 fn default_currency() -> String {
     "USD".into()
+}
+
+fn default_time_zone() -> String {
+    "UTC".into()
 }
 
 /// The router's pods.
@@ -123,6 +131,43 @@ pub struct Client {
     /// What the client may take, over all workloads. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What the client may spend, over all workloads. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+}
+
+/// Money that may be spent in a period, in the policy's currency, over all router pods. The estimated input and max_tokens (1024 where the request states none) are reserved at full price before a tier is asked, and settled by what it used; of a request whose end nobody saw the whole reservation is spent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// The amount, above 0.
+    pub amount: Decimal,
+    /// The period, by the calendar of spec.timeZone. What is left at its end is gone.
+    pub per: Per,
+    /// What becomes of requests when nothing is left. Default: Reject.
+    #[serde(default)]
+    pub on_exhausted: OnBudgetExhausted,
+}
+
+/// Period of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Per {
+    /// From one full hour to the next.
+    Hour,
+    /// From midnight to midnight.
+    Day,
+    /// From the first of a month to the first of the next.
+    Month,
+}
+
+/// What becomes of requests when a budget is spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnBudgetExhausted {
+    /// They are refused with 429 and the code budget_exhausted until the period ends.
+    #[default]
+    Reject,
+    /// Only tiers of class Small are asked. What these cost is spent beyond the budget.
+    SmallOnly,
 }
 
 /// What may be taken of the router. Each of the router's pods holds an equal part, rounded down, and a limit must be at least the number of pods; while pods are replaced there is one more. What has no room gets 429 with Retry-After.
@@ -182,6 +227,9 @@ pub struct Workload {
     /// What all clients together may take of the workload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What the workload may spend, over all clients. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Part of the quota of every Frontier account on its path that requests of Low risk must leave to this workload, as far as it has not used it; above 0. Only with risk High. The reserves of one account come to at most 0.9. Only clients that list the workload may use it. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<Ratio>,

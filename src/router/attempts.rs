@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::timeout_at;
 
+use super::admission::ASSUMED_TOKENS;
 use super::admission::account::{Account, Asker, Order, Permit};
+use super::admission::budget::Spend;
 use super::answer::{Answer, Usage};
 use super::breaker::{Circuit, Fault, jitter};
 use super::call::{Answered, Body, CallError, Wants, call};
-use super::cascade::{Asked, World};
+use super::cascade::{Asked, World, at_most};
 use super::degraded::gives_way;
 use super::ejection::{endpoint_failed, tier_failed};
 use super::endpoints::choose;
@@ -43,9 +45,9 @@ pub(super) struct Call<'a, 's> {
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
-    if gives_way(upstream, upstream.endpoints(world.endpoints), asking.asker.risk) {
+    if let Some(gives_way) = gives_way(upstream, upstream.endpoints(world.endpoints), asking.asker.risk) {
         let error = CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High");
-        return Err(CallError { retry_after: upstream.circuit().limited_for(Instant::now()), ..error });
+        return Err(CallError { retry_after: gives_way.limited_for, ..error });
     }
     let permit = match &upstream.account {
         Some(account) => reserve(asking, account).await?,
@@ -62,8 +64,16 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
         return Err(CallError { retry_after, ..error });
     }
     let guard = Probe { circuit: &upstream.circuit, done: false };
+    let spend = match spend(asking).await {
+        Ok(spend) => spend,
+        Err(error) => {
+            permit.into_iter().for_each(Permit::cancel);
+            return Err(error);
+        }
+    };
     let mut answered = attempts(asking, body).await;
     guard.done();
+    spend.into_iter().for_each(|spend| settle_spend(spend, &mut answered, upstream));
     permit.into_iter().for_each(|permit| settle(permit, &mut answered));
     let now = Instant::now();
     // With one endpoint the tier's circuit is the endpoint's. Of several, each has a limit of its own.
@@ -114,16 +124,43 @@ async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option
     })
 }
 
+/// Takes what the call may cost from the budgets that it counts against.
+async fn spend(asking: &Call<'_, '_>) -> Result<Option<Spend>, CallError> {
+    let Call { upstream, asked, .. } = *asking;
+    let most = at_most(asked.peek, &upstream.tier, ASSUMED_TOKENS);
+    // What costs nothing needs no budget.
+    if most == Money::default() || asked.purses.is_empty() {
+        return Ok(None);
+    }
+    // In a box: what few workloads have must not make the future of every request larger.
+    let reserved = Box::pin(asked.purses.reserve(most, upstream.tier.class)).await;
+    reserved.map(Some).map_err(|problem| {
+        let error = CallError::blameless(FailoverReason::RateLimited, "over budget");
+        CallError { over_budget: Some(Box::new(problem)), ..error }
+    })
+}
+
+/// Corrects what was taken from budgets by what the call cost. A stream that goes on does so at its end.
+fn settle_spend(spend: Spend, answered: &mut Result<Answered, CallError>, upstream: &Upstream) {
+    match answered {
+        Ok(Answered { body: Body::Live(live), .. }) => live.spend = Some(spend),
+        Ok(Answered { answer, .. }) => spend.settle(answer.usage.map(|usage| Money::of(usage, &upstream.tier))),
+        Err(error) if costs_nothing(error) => spend.settle(Some(Money::default())),
+        Err(_) => spend.settle(None),
+    }
+}
+
+/// Who was not reached or said no has counted no tokens. Who did not come to an end may have.
+fn costs_nothing(error: &CallError) -> bool {
+    error.status.is_some() || error.reason == Some(FailoverReason::Unreachable)
+}
+
 /// Corrects what was reserved by what came of it. A stream that goes on does so at its end.
 fn settle(permit: Permit, answered: &mut Result<Answered, CallError>) {
     match answered {
         Ok(Answered { body: Body::Live(live), .. }) => live.permit = Some(permit),
         Ok(Answered { answer, .. }) => permit.settle(answer.usage),
-        // Who was not reached or said no has counted no tokens. Who did not come to an end may have.
-        Err(error) => {
-            let nothing = error.status.is_some() || error.reason == Some(FailoverReason::Unreachable);
-            permit.settle(nothing.then(Usage::default));
-        }
+        Err(error) => permit.settle(costs_nothing(error).then(Usage::default)),
     }
 }
 

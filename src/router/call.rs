@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::answer::{Answer, AnswerError};
 use super::degraded::SHARES;
 use super::endpoints::{Endpoint, Occupied};
+use super::errors::Problem;
 use super::live::Live;
 use super::pool::{Connection, Failed, Pool};
 use super::rate_limits;
@@ -48,6 +49,8 @@ pub struct CallError {
     pub retry_after: Option<Duration>,
     /// Whether it speaks against whoever was asked: such failures open circuits.
     pub counts: bool,
+    /// Nobody was asked, because a budget has not enough for it.
+    pub over_budget: Option<Box<Problem>>,
 }
 
 impl CallError {
@@ -56,12 +59,12 @@ impl CallError {
     pub const fn of(reason: FailoverReason, detail: &'static str) -> Self {
         use FailoverReason::{ServerError, Timeout, Unreachable};
         let counts = matches!(reason, Unreachable | Timeout | ServerError);
-        Self { reason: Some(reason), status: None, detail, retry_after: None, counts }
+        Self { reason: Some(reason), status: None, detail, retry_after: None, counts, over_budget: None }
     }
 
     /// An error that no endpoint is to blame for.
     #[must_use]
-    pub const fn blameless(reason: FailoverReason, detail: &'static str) -> Self {
+    pub fn blameless(reason: FailoverReason, detail: &'static str) -> Self {
         Self { counts: false, ..Self::of(reason, detail) }
     }
 }
@@ -264,5 +267,5 @@ async fn refusal(
         _ => (Some(ServerError), "server error"),
     };
     let counts = matches!(reason, Some(Timeout | ServerError));
-    CallError { reason, status: Some(status), detail, retry_after, counts }
+    CallError { reason, status: Some(status), detail, retry_after, counts, over_budget: None }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::admission::account::Asker;
+use super::admission::budget::Purses;
 use super::admission::escalations::Leave;
 use super::answer::{Answer, Strip, Usage};
 use super::attempts::{Call, call_tier};
@@ -56,6 +57,8 @@ pub struct Asked<'a> {
     pub client: Option<usize>,
     /// The step that it starts at: its conversation has outgrown those before.
     pub start: usize,
+    /// What its client and its workload may still spend.
+    pub purses: Purses<'a>,
 }
 
 /// An answer for the client.
@@ -81,6 +84,9 @@ pub(super) struct Candidate<'s> {
 /// Why a step is skipped that a conversation has outgrown.
 const OUTGROWN: &str = "Sticky";
 
+/// Why a step is skipped that a budget has not enough for.
+const BUDGET: &str = "Budget";
+
 /// Why a step is skipped that the limit on escalations does not let a request enter.
 const ESCALATION_LIMIT: &str = "EscalationLimit";
 
@@ -92,6 +98,8 @@ pub(super) enum Said<'s> {
     Skipped(Option<FailoverReason>),
     /// Skipped because it is set aside, for so long if that is known.
     SetAside(Option<Duration>),
+    /// Skipped because a budget has not enough for it.
+    OverBudget(Box<Problem>),
 }
 
 /// What the steps of a walk have in common.
@@ -147,6 +155,7 @@ pub async fn walk<'s>(
     let mut last: Option<CallError> = None;
     // When the first of the tiers that are at their limit may be asked again.
     let mut soonest: Option<Duration> = None;
+    let mut over_budget: Option<Box<Problem>> = None;
     let mut ahead: Option<Box<Ahead<'_>>> = None;
     let steps = path.steps.iter().zip(&route.stages);
     for (_, stage) in steps.clone().take(start) {
@@ -168,7 +177,7 @@ pub async fn walk<'s>(
                 let call = walk.call(step, stage, leg, left);
                 // From here on, so that what it has cost counts when the client leaves before it has ended.
                 let entry = trace.0.push_mut(StepTrace::new(leg));
-                if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier) > left) {
+                if left.is_some_and(|left| at_most(asked.peek, &leg.upstream.tier, 0) > left) {
                     entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                     continue;
                 }
@@ -207,6 +216,11 @@ pub async fn walk<'s>(
                     continue 'steps;
                 }
                 Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
+                // Not for a reason that the path may choose: what is cheaper comes next, down too.
+                Said::OverBudget(problem) => {
+                    over_budget = Some(problem);
+                    unavailable = true;
+                }
                 Said::SetAside(pause) => {
                     soonest = earlier(soonest, pause);
                     unavailable |= decide::fails_over(path, FailoverReason::Degraded);
@@ -238,6 +252,10 @@ pub async fn walk<'s>(
     }
     if let Some((_, wait)) = refused {
         return Err(Problem::escalation_limit(&trace.header(), wait));
+    }
+    if let Some(problem) = over_budget.filter(|_| last.is_none()) {
+        let message = format!("{}; steps: {}", problem.message, trace.header());
+        return Err(Problem { message, ..*problem });
     }
     // A tier that refused the request as such speaks of the request, not of the path.
     if let Some(CallError { reason: None, status: Some(status), .. }) = &last {
@@ -335,12 +353,13 @@ pub(super) fn commit_after(stage: &Stage, peek: &Peek<'_>) -> Option<u32> {
     stage.commit_after.filter(|_| peek.stream && (by_beginning || stage.gates.is_empty()))
 }
 
-/// What a call may come to cost: its estimated input and the output that the request allows, where it says so.
-pub(super) fn at_most(peek: &Peek<'_>, tier: &Tier) -> Money {
+/// What a call may come to cost: its estimated input and the output that the request allows; where it does not say,
+/// `assumed` for each choice.
+pub(super) fn at_most(peek: &Peek<'_>, tier: &Tier, assumed: u64) -> Money {
     let usage = Usage {
         prompt: peek.input_tokens_estimate(),
         cached: 0,
-        completion: peek.max_tokens.unwrap_or(0).saturating_mul(peek.n.into()),
+        completion: peek.max_tokens.unwrap_or(assumed).saturating_mul(peek.n.into()),
     };
     Money::of(usage, tier)
 }
@@ -367,6 +386,10 @@ async fn ask<'s>(
         Err(error) if error.reason == Some(FailoverReason::Degraded) => {
             entry.ending = Ending::Skipped("Degraded");
             return Said::SetAside(error.retry_after);
+        }
+        Err(CallError { over_budget: Some(problem), .. }) => {
+            entry.ending = Ending::Skipped(BUDGET);
+            return Said::OverBudget(problem);
         }
         Err(error) => {
             let reason = error.reason.map_or("Refused", reason_name);

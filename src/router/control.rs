@@ -78,7 +78,7 @@ fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &w
     let Some(text) = inputs.table.borrow_and_update().clone() else { return };
     let secrets = inputs.secrets.borrow_and_update().clone();
     let before = shared.snapshot.load_full();
-    let result = match Snapshot::compile(&text, &secrets, &shared.metrics, before.as_deref()) {
+    let result = match Snapshot::compile(&text, &secrets, &shared.metrics, &shared.budgets, before.as_deref()) {
         Ok(new) => {
             shared.metrics.missing_secrets.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
             if before.as_ref().is_none_or(|b| b.hash != new.hash) {

@@ -33,32 +33,44 @@ impl Scarce {
         }
     }
 
-    fn to(&self, risk: Risk, now: Instant) -> bool {
+    /// How much longer there is too little for a risk; `None` if there is enough.
+    fn to(&self, risk: Risk, now: Instant) -> Option<Duration> {
         let [low, medium] = &self.0;
         let until = match risk {
             Risk::Low => low,
             Risk::Medium => medium,
-            Risk::High => return false,
+            Risk::High => return None,
         };
-        until.load(Ordering::Relaxed) > millis(now)
+        let left = until.load(Ordering::Relaxed).checked_sub(millis(now))?;
+        (left > 0).then(|| Duration::from_millis(left))
     }
 }
 
-/// Whether a request gives way: what is left of the tier is for others.
+/// A request gives way: what is left of the tier is for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivesWay {
+    /// For so long, where it is for a limit that fills again.
+    pub limited_for: Option<Duration>,
+}
+
+/// Whether a request of a risk gives way.
 #[must_use]
-pub fn gives_way(upstream: &Upstream, endpoints: &[Arc<Endpoint>], risk: Risk) -> bool {
+pub fn gives_way(upstream: &Upstream, endpoints: &[Arc<Endpoint>], risk: Risk) -> Option<GivesWay> {
     if !upstream.serves_high || risk == Risk::High {
-        return false;
+        return None;
     }
     let now = Instant::now();
-    upstream.scarce.to(risk, now) || few(endpoints, risk, now) || upstream.circuit().spares(risk, now)
+    let scarce = upstream.scarce.to(risk, now);
+    let circuit = upstream.circuit();
+    (scarce.is_some() || few(endpoints, risk, now) || circuit.spares(risk, now))
+        .then(|| GivesWay { limited_for: scarce.max(circuit.limited_for(now)) })
 }
 
 /// Whether the tier is left alone, or Low would give way: no time for what is not needed.
 #[must_use]
 pub fn is_degraded(upstream: &Upstream, endpoints: &[Arc<Endpoint>]) -> bool {
     let now = Instant::now();
-    upstream.circuit().is_open() || upstream.scarce.to(Risk::Low, now) || few(endpoints, Risk::Low, now)
+    upstream.circuit().is_open() || upstream.scarce.to(Risk::Low, now).is_some() || few(endpoints, Risk::Low, now)
 }
 
 fn few(endpoints: &[Arc<Endpoint>], risk: Risk, now: Instant) -> bool {
@@ -99,7 +111,7 @@ mod tests {
     #[test]
     fn a_shortage_lasts_as_long_as_was_said_or_until_something_else_is() {
         let (scarce, now) = (Scarce::default(), Instant::now());
-        let to = |at| [Risk::Low, Risk::Medium, Risk::High].map(|risk| scarce.to(risk, at));
+        let to = |at| [Risk::Low, Risk::Medium, Risk::High].map(|risk| scarce.to(risk, at).is_some());
         assert_eq!(to(now), [false, false, false]);
         scarce.note([Duration::from_secs(9), Duration::from_secs(4)], now);
         assert_eq!(to(now), [true, true, false]);

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::access_log::Entry;
+use super::admission::budget::Purses;
 use super::admission::standing::Standing;
 use super::admission::{Admitted, admit, demand, over};
 use super::body::{Peek, peek};
@@ -203,10 +204,12 @@ async fn chat<'s>(
         account.admitted = Some(admitted);
     }
     check_schema(route, &peek)?;
+    let purses = Purses([snapshot.budget(client), route.budget.as_ref()]);
+    purses.check()?;
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
     let turn = shared.sticky.turn(route, client, &peek, &head.headers);
-    let asked = Asked { body: &body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start) };
+    let asked = Asked { body: &body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start), purses };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
     if let Some(turn) = turn {

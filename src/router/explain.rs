@@ -250,7 +250,7 @@ fn explain_step<'a>(
     let tier = |upstream: &'a Upstream| TierExplained {
         tier: &upstream.name,
         skip: why_not(route, endpoints, peek, upstream),
-        cost_at_most: at_most(peek, &upstream.tier),
+        cost_at_most: at_most(peek, &upstream.tier, 0),
     };
     StepExplained {
         step: &step.name,
@@ -271,7 +271,7 @@ fn why_not(route: &Route, endpoints: &Endpoints, peek: &Peek<'_>, upstream: &Ups
     let tier = &upstream.tier;
     let needs = needs(peek);
     let why = |reason, detail| Some(Why { reason, detail });
-    if let Some(detail) = too_dear(&route.path, at_most(peek, tier)) {
+    if let Some(detail) = too_dear(&route.path, at_most(peek, tier, 0)) {
         return why(Skip::MaxCost.reason(), detail);
     }
     if let Some(skip) = decide::skip(tier, route.data_class, needs) {
@@ -288,7 +288,7 @@ fn why_not(route: &Route, endpoints: &Endpoints, peek: &Peek<'_>, upstream: &Ups
     if let Err(missing) = &upstream.authorization {
         return why("SecretMissing", missing.message.clone());
     }
-    if gives_way(upstream, upstream.endpoints(endpoints), route.risk) {
+    if gives_way(upstream, upstream.endpoints(endpoints), route.risk).is_some() {
         return why("Degraded", "little is left of it, which is for workloads of risk High".into());
     }
     if upstream.circuit().is_open() {

@@ -208,13 +208,13 @@ fn next<'a, 's>(walk: &Walk<'a, 's>, call: &Call<'a, 's>, so_far: SoFar) -> Opti
     let (step, stage) = steps.iter().zip(stages).find(enters)?;
     let peek = walk.asked.peek;
     // What the slow step may come to cost is not in the trace yet.
-    let left = call.left.map(|left| left - at_most(peek, &call.upstream.tier));
+    let left = call.left.map(|left| left - at_most(peek, &call.upstream.tier, 0));
     let takes = |leg: &&Leg| {
         let tier = &leg.upstream.tier;
         leg.upstream.name != call.upstream.name
             && leg.upstream.authorization.is_ok()
             && decide::skip(tier, route.data_class, needs(peek)).is_none()
-            && left.is_none_or(|left| at_most(peek, tier) <= left)
+            && left.is_none_or(|left| at_most(peek, tier, 0) <= left)
     };
     let leg = stage.legs.iter().find(takes)?;
     Some((leg, walk.call(step, stage, leg, left)))

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::admission::account::Permit;
+use super::admission::budget::Spend;
 use super::answer::{Answer, Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
 use super::continuation::Seam;
@@ -57,6 +58,8 @@ pub struct Live {
     pub since: Instant,
     /// What it takes of an account's quota until it ends.
     pub permit: Option<Permit>,
+    /// What it takes of budgets until it ends.
+    pub spend: Option<Spend>,
     occupied: Occupied,
 }
 
@@ -89,6 +92,7 @@ impl Live {
             connection,
             since: Instant::now(),
             permit: None,
+            spend: None,
             occupied,
         }
     }

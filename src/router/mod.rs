@@ -59,6 +59,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 
 use access_log::AccessLog;
+use admission::budget::Budgets;
 use endpoints::Endpoints;
 use metrics::Metrics;
 use snapshot::Snapshot;
@@ -105,6 +106,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Where conversations start.
     pub sticky: Sticky,
+    /// What may still be spent.
+    pub budgets: Budgets,
     ids: AtomicU64,
     /// What ids of this router begin with.
     prefix: String,
@@ -118,7 +121,7 @@ thread_local! {
 impl Shared {
     /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
     #[must_use]
-    pub fn new(metrics: Metrics, access_log: AccessLog, limits: Limits, seed: u64) -> Self {
+    pub fn new(metrics: Metrics, access_log: AccessLog, limits: Limits, budgets: Budgets, seed: u64) -> Self {
         Self {
             snapshot: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
@@ -126,6 +129,7 @@ impl Shared {
             access_log,
             limits,
             sticky: Sticky::default(),
+            budgets,
             ids: AtomicU64::new(0),
             prefix: format!("sf-{seed:016x}-"),
             seed,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::budget::{Budget, Budgets};
 use super::admission::escalations::Escalations;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::part;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
 use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
-use super::snapshot::{Refused, Upstream};
+use super::snapshot::{Refused, Upstream, budget};
 use crate::api::types::{DataClass, Risk};
 use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
 
@@ -32,6 +33,8 @@ pub struct Route {
     pub needs_request_schema: bool,
     /// What all clients together may take of it.
     pub limiter: Option<Arc<Limiter>>,
+    /// What all clients together may spend on it.
+    pub budget: Option<Arc<Budget>>,
     /// How many of its requests may escalate.
     pub escalations: Option<Arc<Escalations>>,
     /// How slow steps are hedged, if they are.
@@ -87,6 +90,7 @@ impl Routes {
         table: &RoutingTable,
         tiers: &Tiers,
         metrics: &Metrics,
+        budgets: &Budgets,
         before: Option<&Self>,
     ) -> Result<Self, Refused> {
         let gates: BTreeMap<&str, Vec<Gates>> = table
@@ -100,7 +104,7 @@ impl Routes {
                 Ok((name.as_str(), path.steps.iter().map(gates).collect::<Result<_, _>>()?))
             })
             .collect::<Result<_, Refused>>()?;
-        let compiler = Compiler { table, gates, tiers, metrics, before };
+        let compiler = Compiler { table, gates, tiers, metrics, budgets, before };
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
@@ -138,6 +142,7 @@ struct Compiler<'a> {
     gates: BTreeMap<&'a str, Vec<Gates>>,
     tiers: &'a Tiers,
     metrics: &'a Metrics,
+    budgets: &'a Budgets,
     /// The routes before, whose limits keep their state.
     before: Option<&'a Routes>,
 }
@@ -164,6 +169,7 @@ impl Compiler<'_> {
             needs_request_schema: judges_by_request(&stages),
             stages,
             limiter,
+            budget: budget(self.budgets, Scope::Workload, &workload.name, workload.budget, self.table),
             escalations,
             hedge,
             metrics: self.metrics.workload(&workload.name),
@@ -190,6 +196,7 @@ impl Compiler<'_> {
             stages,
             needs_request_schema,
             limiter: None,
+            budget: None,
             escalations: None,
             // A path of one tier has nobody to hedge with.
             hedge: None,

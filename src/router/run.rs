@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::access_log::AccessLog;
+use super::admission::budget::Budgets;
+use super::admission::budget_file::BudgetFile;
 use super::control::{Inputs, follow};
 use super::explain;
 use super::metrics::Metrics;
@@ -62,6 +64,9 @@ impl Config {
     }
 }
 
+/// Name of the file in the state folder with what was spent.
+const BUDGETS: &str = "budgets";
+
 /// A running router.
 pub struct Running {
     /// Its traffic address.
@@ -79,13 +84,17 @@ pub struct Running {
 /// Starts a router on the current runtime.
 ///
 /// # Errors
-/// When an address can't be bound.
+/// When an address can't be bound, or the state folder can't be used.
 pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seed = u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32) ^ u64::from(std::process::id()) << 17;
-    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.limits, seed));
+    let budgets = match &config.state {
+        Some(folder) => Budgets::kept_in(BudgetFile::open(&folder.join(BUDGETS), seed)?),
+        None => Budgets::default(),
+    };
+    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.limits, budgets, seed));
     let (problem_sender, problems) = watch::channel(Vec::new());
     tokio::spawn(follow(shared.clone(), inputs, config.state, problem_sender));
     let server = Server::start(&shared, config.listen, config.threads, config.drain)?;

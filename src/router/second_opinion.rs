@@ -87,7 +87,7 @@ async fn again(
     opinion: &mut Opinion<'_>,
 ) -> Finding {
     let (peek, tier) = (call.asked.peek, &call.upstream.tier);
-    let most: Money = (0..agreement.samples).map(|_| at_most(peek, tier)).sum();
+    let most: Money = (0..agreement.samples).map(|_| at_most(peek, tier, 0)).sum();
     if left.is_some_and(|left| most > left) {
         return Finding::missing(TOO_DEAR);
     }

@@ -12,6 +12,7 @@ use http::{HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 
 use super::admission::account::Account;
+use super::admission::budget::{Budget, Budgets};
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::reserve::Reserve;
 use super::admission::{part, part_of_quota};
@@ -24,7 +25,7 @@ use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use crate::api::types::{Risk, SecretKeyRef};
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
+use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,8 @@ pub struct Snapshot {
     keys: Vec<([u8; 32], usize)>,
     /// What each client may take, in the order of the table.
     limiters: Vec<Option<Arc<Limiter>>>,
+    /// What each client may spend, in the order of the table.
+    budgets: Vec<Option<Arc<Budget>>>,
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
     /// What is not mounted or cannot be used.
@@ -116,7 +119,13 @@ impl Snapshot {
     ///
     /// # Errors
     /// When the text is no table, or one that this router can't execute as a whole.
-    pub fn compile(json: &str, secrets: &Secrets, metrics: &Metrics, before: Option<&Self>) -> Result<Self, Refused> {
+    pub fn compile(
+        json: &str,
+        secrets: &Secrets,
+        metrics: &Metrics,
+        budgets: &Budgets,
+        before: Option<&Self>,
+    ) -> Result<Self, Refused> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
@@ -131,15 +140,24 @@ impl Snapshot {
         let accounts = compile_accounts(&table, metrics, before);
         let tiers = compile_tiers(&table, secrets, metrics, before, &accounts, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
-        let routes = Routes::compile(&table, &tiers, metrics, before.map(|before| &before.routes))?;
+        let routes = Routes::compile(&table, &tiers, metrics, budgets, before.map(|before| &before.routes))?;
         let limiters = compile_limiters(&table, metrics, before);
-        Ok(Self { hash: hash(json), routes, keys, limiters, tiers, problems, table })
+        let clients = table.clients.iter().flatten();
+        let budgets =
+            clients.map(|client| budget(budgets, Scope::Client, &client.name, client.budget, &table)).collect();
+        Ok(Self { hash: hash(json), routes, keys, limiters, budgets, tiers, problems, table })
     }
 
     /// What a client may take, if that is limited.
     #[must_use]
     pub fn limiter(&self, client: Option<usize>) -> Option<&Arc<Limiter>> {
         self.limiters.get(client?)?.as_ref()
+    }
+
+    /// What a client may spend, if that is bounded.
+    #[must_use]
+    pub fn budget(&self, client: Option<usize>) -> Option<&Arc<Budget>> {
+        self.budgets.get(client?)?.as_ref()
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -161,6 +179,19 @@ fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, Refused> {
     let read = serde_path_to_error::deserialize(&mut text).map_err(|e| Refused::Malformed(e.to_string()))?;
     text.end().map_err(|e| Refused::Malformed(e.to_string()))?;
     Ok(read)
+}
+
+/// The budget of a client or workload. Without an operator that grants it, each router holds an equal part.
+pub(super) fn budget(
+    budgets: &Budgets,
+    scope: Scope,
+    name: &str,
+    terms: Option<table::Budget>,
+    table: &RoutingTable,
+) -> Option<Arc<Budget>> {
+    let terms = terms?;
+    let own = terms.amount / i64::from(table.routers.max(1));
+    Some(budgets.of(scope, name, terms, &table.time_zone, Some(own)))
 }
 
 /// Accounts with a quota, by name.
@@ -343,7 +374,9 @@ mod tests {
             ("\"accessLog\"", "accessLog", "key must be a string"),
         ] {
             let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-            let refused = Snapshot::compile(&table.replace(from, to), &Secrets::default(), &metrics, None).err();
+            let refused =
+                Snapshot::compile(&table.replace(from, to), &Secrets::default(), &metrics, &Budgets::default(), None)
+                    .err();
             let text = refused.expect("it is refused").to_string();
             assert!(text.contains(says), "{text} should say {says}");
         }

@@ -12,7 +12,7 @@ use crate::api::escalation_path::{
     OnExhausted, OnMissing,
 };
 use crate::api::model_tier::Capability;
-use crate::api::routing_policy::AccessLogFormat;
+use crate::api::routing_policy::{AccessLogFormat, OnBudgetExhausted, Per};
 use crate::api::types::{DataClass, ModelClass, Risk, SecretKeyRef};
 
 /// Format that this build writes and the highest it reads. A router refuses a higher one.
@@ -54,6 +54,9 @@ pub struct RoutingTable {
     pub default_workload: Option<String>,
     /// Form of the access log.
     pub access_log: AccessLogFormat,
+    /// IANA name of the time zone in which periods of budgets begin.
+    #[serde(default = "utc")]
+    pub time_zone: String,
     /// Routers that share the limits of this table, each holding an equal part.
     #[serde(default = "one")]
     pub routers: u32,
@@ -61,6 +64,22 @@ pub struct RoutingTable {
 
 const fn one() -> u32 {
     1
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+
+/// What a client or workload may spend in a period, over all routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budget {
+    /// In 1e-9 of the currency.
+    pub amount: i64,
+    /// The period.
+    pub per: Per,
+    /// What becomes of requests when nothing is left.
+    pub on_exhausted: OnBudgetExhausted,
 }
 
 /// Limits of a client or workload, over all routers.
@@ -87,6 +106,9 @@ pub struct Client {
     pub workloads: Option<Vec<String>>,
     /// What the client may take, over all workloads.
     pub limits: Option<Limits>,
+    /// What the client may spend, over all workloads.
+    #[serde(default)]
+    pub budget: Option<Budget>,
 }
 
 /// A tier as routers see it.
@@ -420,6 +442,9 @@ pub struct Workload {
     pub path: String,
     /// What all clients together may take of the workload.
     pub limits: Option<Limits>,
+    /// What all clients together may spend on the workload.
+    #[serde(default)]
+    pub budget: Option<Budget>,
     /// What requests of Low risk must leave it of each account that it [reserves](reserved), in 1e-9.
     #[serde(default)]
     pub reserve: Option<u64>,

@@ -3,8 +3,9 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 13] = [
+pub const PURE: [&str; 14] = [
     "api",
+    "lease",
     "operator/plan",
     "operator/status",
     "operator/validate",

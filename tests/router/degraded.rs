@@ -44,6 +44,25 @@ async fn low_gives_way_where_a_provider_has_little_left_and_medium_where_it_has_
 }
 
 #[tokio::test]
+async fn who_gives_way_to_a_limit_and_has_no_other_tier_is_told_when_to_come_again() {
+    let (small, large) = (FakeUpstream::start(SURE).await, FakeUpstream::start(LARGE).await);
+    large.now(Behaviour::Spent(
+        "x-ratelimit-limit-requests: 100\r\nx-ratelimit-remaining-requests: 1\r\nx-ratelimit-reset-requests: 30s\r\n",
+        "large says",
+    ));
+    let mut table = table(small.port, large.port);
+    table["workloads"][1]["path"] = "down".into();
+    table["paths"]["down"]["steps"].as_array_mut().unwrap().truncate(1);
+    let router = Harness::start(table).await;
+    assert_eq!(steps(&router.ask(&body("review")).await), "large:accepted");
+    let reply = router.ask(&body("draft")).await;
+    assert_eq!((reply.status, steps(&reply)), (429, "large:skipped(Degraded)"), "{}", reply.body);
+    // It fills evenly: from 1 to 5 of 100 in 1.2 of 30 seconds.
+    assert_eq!(reply.header("retry-after"), "2");
+    assert!(reply.body.contains("\"capacity\""), "{}", reply.body);
+}
+
+#[tokio::test]
 async fn without_a_workload_of_high_risk_nobody_gives_way() {
     let (small, large) = (FakeUpstream::start(UNSURE).await, FakeUpstream::start(LARGE).await);
     large.now(Behaviour::Spent(

@@ -8,6 +8,7 @@
 //! that wait for another object), `Err` (not in force: the last good table keeps serving).
 
 mod accounts;
+mod budgets;
 mod health;
 mod limits;
 mod path;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::accounts::{check_parts, share_quotas};
+use super::budgets::{budget, time_zone};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
 use super::{Invalid, Valid, limits::limits, reserves, tier::child_names};
@@ -31,6 +32,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     if !(1..=100).contains(&spec.router.replicas) {
         problems.add(REASON_INVALID, "spec.router.replicas", format!("{} must be 1 to 100", spec.router.replicas));
     }
+    time_zone(&mut problems, &spec.time_zone);
     let clients = clients(&mut problems, spec);
     let published = observed.tables.get(&name).map(AsRef::as_ref);
     let mut tiers = tiers_in_force(observed, published);
@@ -73,6 +75,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         workloads,
         default_workload,
         access_log: spec.access_log.format,
+        time_zone: spec.time_zone.clone(),
         routers: u32::try_from(spec.router.replicas).unwrap_or(1),
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
@@ -108,6 +111,7 @@ fn clients(problems: &mut Problems, spec: &RoutingPolicySpec) -> Option<Vec<tabl
         api_key: client.api_key.secret_key_ref.clone(),
         workloads: client.workloads.clone(),
         limits: limits(problems, &format!("spec.clients[{i}].limits"), client.limits.as_ref(), &spec.router),
+        budget: budget(problems, &format!("spec.clients[{i}].budget"), client.budget.as_ref()),
     });
     Some(compiled.collect())
 }
@@ -195,6 +199,7 @@ impl Routes<'_> {
             only_by_default: workload.matches.is_none(),
             path,
             limits: limits(problems, &format!("{field}.limits"), workload.limits.as_ref(), &spec.router),
+            budget: budget(problems, &format!("{field}.budget"), workload.budget.as_ref()),
             reserve: reserves::reserve(problems, &field, spec, workload),
         }
     }

@@ -12,6 +12,8 @@
 
 pub mod account;
 pub mod bucket;
+pub mod budget;
+pub mod budget_file;
 pub mod escalations;
 pub mod limiter;
 pub mod queue;

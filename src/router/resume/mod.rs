@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
+use super::admission::budget::Spend;
 use super::answer::Usage;
 use super::body::peek;
 use super::breaker::{Fault, jitter};
@@ -45,6 +46,7 @@ pub(super) async fn to_the_end(exchange: &Exchange<'_>, flow: Flow, trace: &mut 
     loop {
         let idle = exchange.shared.limits.idle_timeout;
         let end = live.pass_on(strip, &client, exchange.pool, upstream.health.as_ref(), idle).await;
+        let rest_of_budget = live.spend.as_ref().map(Spend::rest);
         settle(trace, &mut live, &upstream, end, exchange);
         if end != End::Broken {
             live.release(exchange.pool, end);
@@ -65,6 +67,7 @@ pub(super) async fn to_the_end(exchange: &Exchange<'_>, flow: Flow, trace: &mut 
                 taken_up(trace);
                 times += 1;
                 live = next;
+                live.spend = rest_of_budget;
             }
             Some(Next::Spent(last)) => {
                 let last = encode([&last, &Bytes::from_static(DONE)]);
@@ -91,6 +94,9 @@ fn settle(trace: &mut Trace<'_>, live: &mut Live, upstream: &Upstream, end: End,
         step.cost = Money::of(step.usage, &upstream.tier);
         if let Some(permit) = live.permit.take() {
             permit.settle(Some(step.usage));
+        }
+        if let Some(spend) = live.spend.take() {
+            spend.settle(Some(step.cost));
         }
     }
     if end == End::Broken {
