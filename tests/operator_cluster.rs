@@ -9,6 +9,8 @@ mod pinned;
 mod rbac;
 #[path = "operator_cluster/routers.rs"]
 mod routers;
+#[path = "operator_cluster/scale.rs"]
+mod scale;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard};

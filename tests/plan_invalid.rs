@@ -138,11 +138,46 @@ fn tier_rows() -> Vec<Row> {
         compact("/spec/pool/replicas", json!(-2), "spec.pool.replicas: -2 must be 0 to 1000"),
         compact("/spec/pool/port", json!(70000), "spec.pool.port: 70000 must be a port"),
         compact("/spec/pool/engine", json!("Custom"), "spec.pool: engine Custom needs image and port"),
-        compact("/spec/pool/modelFrom/path", Value::Null, "spec.pool.modelFrom: exactly one of path and"),
+        compact("/spec/pool/modelFrom/path", Value::Null, "spec.pool.modelFrom: exactly one of path,"),
         compact(
             "/spec/pool/modelFrom",
             json!({"persistentVolumeClaim": {"claimName": "c", "path": "a/../../b"}}),
             "spec.pool.modelFrom.persistentVolumeClaim.path: \"a/../../b\" must stay within the volume",
+        ),
+        compact(
+            "/spec/pool/modelFrom",
+            json!({"image": {"reference": "a", "path": "../b"}}),
+            "spec.pool.modelFrom.image.path: \"../b\" must stay within the volume",
+        ),
+        compact(
+            "/spec/pool/modelFrom",
+            json!({"huggingFace": {"repository": "a/b", "revision": "main"}}),
+            "spec.pool.modelFrom.huggingFace.revision: engine LlamaCpp can't ask for a revision",
+        ),
+        compact(
+            "/spec/pool",
+            json!({"engine": "VLLM", "modelFrom": {"huggingFace": {"repository": "a/b:Q4"}}}),
+            "spec.pool.modelFrom.huggingFace.repository: \"a/b:Q4\" must not name a quantisation",
+        ),
+        compact(
+            "/spec/pool/resources",
+            json!({"requests": {"nvidia.com/gpu": 1}}),
+            "spec.pool.resources.limits[\"nvidia.com/gpu\"]: must be 1, like its request",
+        ),
+        compact(
+            "/spec/pool/rollout",
+            json!({"maxSurge": "0%", "maxUnavailable": 0}),
+            "spec.pool.rollout: maxSurge and maxUnavailable must not both be 0",
+        ),
+        compact(
+            "/spec/pool/rollout",
+            json!({"progressDeadline": "0ms"}),
+            "spec.pool.rollout.progressDeadline: must be above 0s",
+        ),
+        compact(
+            "/spec/pool/disruption",
+            json!({"maxUnavailable": "half"}),
+            "spec.pool.disruption.maxUnavailable: \"half\" is not a number from 0 to 1000 or a percentage",
         ),
         compact("/spec/pool", Value::Null, "spec: exactly one of pool, provider and service must be set"),
         compact(

@@ -40,6 +40,8 @@ pub const REASON_PROGRESS_DEADLINE: &str = "ProgressDeadlineExceeded";
 pub const REASON_CONFLICT: &str = "Conflict";
 /// A child could not be applied; retried with back-off.
 pub const REASON_APPLY_FAILED: &str = "ApplyFailed";
+/// The cluster lacks something that the spec needs; the message names it. Tried again with back-off.
+pub const REASON_UNSUPPORTED: &str = "Unsupported";
 /// Nothing has been seen yet (the schema's default).
 pub const REASON_PENDING: &str = "Pending";
 /// At least one replica is ready.

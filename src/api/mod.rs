@@ -4,7 +4,9 @@ pub mod conditions;
 pub mod crd;
 pub mod escalation_path;
 pub mod health;
+pub mod model_from;
 pub mod model_tier;
+pub mod pool;
 pub mod routing_policy;
 pub mod types;
 

@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::health::Health;
+use super::model_from::ModelFrom;
+use super::pool::{Disruption, Rollout};
 use super::types::{DataClass, Decimal, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
@@ -21,6 +23,11 @@ use super::types::{DataClass, Decimal, ModelClass, Ratio, Resources, SecretKeyRe
     namespaced,
     status = "ModelTierStatus",
     derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.pool.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     doc = "One model, served one way: a pool in the cluster, an outside provider, or an existing Service.",
     printcolumn(
         name = "Class",
@@ -187,10 +194,16 @@ pub struct Pool {
     pub resources: Option<Resources>,
     /// Where the model's files are.
     pub model_from: ModelFrom,
-    /// Number of replicas. 0 switches the pool off on purpose. Default: 1.
+    /// Number of replicas, which `kubectl scale modeltier` sets. 0 switches the pool off on purpose. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
+    /// How pods are replaced when the pod template changes. Default: every field's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// What voluntary disruptions may do. Default: one pod at a time may be evicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Disruption>,
     /// What one replica can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_replica: Option<PerReplica>,
@@ -228,33 +241,6 @@ pub struct EnvVar {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub value: String,
-}
-
-/// Where a model's files are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("(has(self.path) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) == 1").message("spec.pool.modelFrom: exactly one of path and persistentVolumeClaim must be set"))]
-#[serde(rename_all = "camelCase")]
-pub struct ModelFrom {
-    /// A path inside the image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), pattern(r"^/"))]
-    pub path: Option<String>,
-    /// A PersistentVolumeClaim of this namespace, mounted read-only at /models.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub persistent_volume_claim: Option<ClaimSource>,
-}
-
-/// A model on a PersistentVolumeClaim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ClaimSource {
-    /// The claim's name.
-    #[schemars(length(min = 1, max = 253))]
-    pub claim_name: String,
-    /// Path of the model within the volume, relative to its root. Default: the root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), pattern(r"^[^/]"))]
-    pub path: Option<String>,
 }
 
 /// What one replica can take.
@@ -383,9 +369,13 @@ pub struct ModelTierStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Replicas of the pool.
+    /// Pods of the pool, those on their way in and out included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
+    /// Labels of the pool's pods, for autoscalers that scale the tier itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub selector: Option<String>,
     /// Replicas of the pool that are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,

@@ -323,6 +323,58 @@ impl JsonSchema for Quantity {
     }
 }
 
+/// A number of pods, or a percentage of them: `1`, `25%`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IntOrPercent {
+    /// So many.
+    Int(i32),
+    /// A percentage with its sign.
+    Percent(String),
+}
+
+impl IntOrPercent {
+    /// Whether it is 0 or 0%.
+    ///
+    /// # Errors
+    /// When it is below 0 or above 1000, or no percentage of 0% to 100%.
+    pub fn is_zero(&self) -> Result<bool, ParseError> {
+        let number = match self {
+            Self::Int(number) => Some(*number).filter(|n| (0..=1000).contains(n)),
+            Self::Percent(text) => {
+                let digits = text.strip_suffix('%').filter(|d| d.len() <= 3 && d.bytes().all(|b| b.is_ascii_digit()));
+                digits.and_then(|digits| digits.parse().ok()).filter(|n| *n <= 100)
+            }
+        };
+        number.map(|number| number == 0).ok_or_else(|| ParseError {
+            value: match self {
+                Self::Int(number) => number.to_string(),
+                Self::Percent(text) => text.clone(),
+            },
+            expected: "a number from 0 to 1000 or a percentage from 0% to 100%",
+        })
+    }
+}
+
+impl JsonSchema for IntOrPercent {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IntOrPercent".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "maximum": 1000,
+            "maxLength": 4,
+            "pattern": r"^(100|[1-9]?[0-9])%$",
+            "x-kubernetes-int-or-string": true
+        })
+    }
+}
+
 impl FromStr for DataClass {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::observe::{DeploymentState, Observed};
+use super::plan;
 use super::validate::Invalid;
 use crate::api::conditions::{
     ACCEPTED, AVAILABLE, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED,
@@ -66,7 +67,8 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     ModelTierStatus {
         conditions: conditions.done(),
         observed_generation: generation,
-        replicas: pool.map(|pool| pool.replicas),
+        replicas: pool.map(|_| deployment.map_or(0, |d| d.replicas)),
+        selector: pool.map(|_| plan::selector(tier)),
         ready_replicas: pool.map(|_| deployment.map_or(0, |d| d.ready)),
         current_revision: pool.and_then(|_| outcome.current_revision.clone().or(stored.current_revision)),
         data_class: Some(tier.spec.effective_data_class()),

@@ -1,6 +1,6 @@
 //! Why a write did not happen, in words that do not change from one try to the next.
 
-use crate::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
+use crate::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT, REASON_UNSUPPORTED};
 
 /// Why a write did not happen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,14 @@ pub enum Error {
         code: u16,
         /// What it said; without numbers that change.
         message: String,
+    },
+    /// The API server does not know a part of the object that belongs to a feature.
+    #[error("{object}: this cluster has no {feature}")]
+    Unsupported {
+        /// Kind and name.
+        object: String,
+        /// The feature and since when there is one, for people.
+        feature: &'static str,
     },
     /// The API server could not be reached, or did not answer in time.
     #[error("{object}: no answer from the API server")]
@@ -73,11 +81,28 @@ impl Error {
         Self::Refused { object, code: status.code, message }
     }
 
+    /// The same error of an object that has an image volume: a server without them forgets the volume's source and
+    /// then misses it, and one that never heard of them does not know the field.
+    #[must_use]
+    pub fn with_image_volume(self) -> Self {
+        const SIGNS: [&str; 2] = ["must specify a volume type", ".image: field not declared in schema"];
+        match self {
+            Self::Refused { object, message, .. } if SIGNS.iter().any(|sign| message.contains(sign)) => {
+                Self::Unsupported {
+                    object,
+                    feature: "OCI image volumes (ImageVolume, on by default since Kubernetes 1.35)",
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Reason of the condition that shows it.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Conflict { .. } | Self::Foreign { .. } => REASON_CONFLICT,
+            Self::Unsupported { .. } => REASON_UNSUPPORTED,
             _ => REASON_APPLY_FAILED,
         }
     }
@@ -107,6 +132,21 @@ mod tests {
         assert_eq!(error.reason(), "Conflict");
         let text = error.to_string();
         assert!(text.contains("\"kubectl\"") && text.contains(".spec.replicas"), "{text}");
+    }
+
+    #[test]
+    fn a_server_without_image_volumes_is_named() {
+        let refused = |code: u16, text: &str| {
+            Error::of("Deployment a", &kube::Error::Api(Box::new(api(code, text, "Invalid")))).with_image_volume()
+        };
+        // What servers of 1.34 and 1.30 answer.
+        let forgotten = "Deployment.apps \"a\" is invalid: spec.template.spec.volumes[2]: Required value: must specify a volume type";
+        let unknown = "failed to create typed patch object (ns/a; apps/v1, Kind=Deployment): .spec.template.spec.volumes[name=\"models\"].image: field not declared in schema";
+        for error in [refused(422, forgotten), refused(400, unknown)] {
+            assert_eq!(error.reason(), "Unsupported");
+            assert!(error.to_string().contains("no OCI image volumes"), "{error}");
+        }
+        assert_eq!(refused(422, "spec.replicas: Invalid value").reason(), "ApplyFailed");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::queue::Key;
 use super::{Context, Reconciled, attempt};
-use crate::operator::apply::Owner;
+use crate::operator::apply::{Error, Owner};
 use crate::operator::observe::Observed;
 use crate::operator::observe::world::current;
 use crate::operator::plan;
@@ -23,7 +23,11 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     match plan::tier(&tier, &context.world.templates(&owner.uid), &context.settings) {
         Ok(plan) => {
             outcome.current_revision = plan.pool.as_ref().map(|pool| pool.current_revision.clone());
-            (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+            let mut applied = context.applier.apply(&owner, plan.objects()).await;
+            if tier.spec.pool.as_ref().is_some_and(|pool| pool.model_from.image.is_some()) {
+                applied = applied.map_err(Error::with_image_volume);
+            }
+            (outcome.apply, ending) = attempt(applied);
             if ending.is_gone() {
                 context.statuses.keep(key);
                 return ending;

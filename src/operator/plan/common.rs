@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::Owner;
-use crate::api::types::Resources;
+use crate::api::types::{IntOrPercent, Resources};
 use crate::routing::table::{DRAIN_SECONDS, LAME_DUCK_SECONDS};
 
 /// User and group of every container: numeric, because the kubelet cannot check a name against `runAsNonRoot`.
@@ -88,6 +88,14 @@ pub(super) fn resources(resources: &Resources) -> Option<ResourceRequirements> {
     })
 }
 
+/// The same value as Kubernetes has it.
+pub(super) fn int_or_string(value: &IntOrPercent) -> IntOrString {
+    match value {
+        IntOrPercent::Int(number) => IntOrString::Int(*number),
+        IntOrPercent::Percent(text) => IntOrString::String(text.clone()),
+    }
+}
+
 /// An identity. Its token is mounted only where a pod says so.
 pub(super) fn service_account(owner: &Owner<'_>, name: &str) -> ServiceAccount {
     ServiceAccount {
@@ -115,12 +123,12 @@ pub(super) fn service(owner: &Owner<'_>, name: &str, port: i32) -> Service {
     }
 }
 
-/// One pod at a time may be evicted, and one that is broken always, so that it never blocks a node's drain.
-pub(super) fn disruption_budget(owner: &Owner<'_>, name: &str) -> PodDisruptionBudget {
+/// So many pods at a time may be evicted, and one that is broken always, so that it never blocks a node's drain.
+pub(super) fn disruption_budget(owner: &Owner<'_>, name: &str, max_unavailable: &IntOrPercent) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: owner.meta(name.to_owned()),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(1)),
+            max_unavailable: Some(int_or_string(max_unavailable)),
             selector: Some(selector(owner)),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()

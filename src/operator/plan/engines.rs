@@ -12,8 +12,10 @@ pub struct Engine {
     pub command: &'static [&'static str],
     /// Arguments, with values of the spec in their places.
     pub args: &'static [Arg],
-    /// Environment: what makes the engine run with a read-only root, an unnamed user and no network.
+    /// Environment: what makes the engine run with a read-only root and an unnamed user.
     pub env: &'static [(&'static str, &'static str)],
+    /// Environment that keeps the engine off the network, unless it has to download its model.
+    pub offline_env: &'static [(&'static str, &'static str)],
     /// Environment with values of the spec, for args that the spec gives: `$(MODEL_PATH)`.
     pub value_env: &'static [(&'static str, Value)],
     /// Port of the OpenAI-compatible server.
@@ -22,6 +24,8 @@ pub struct Engine {
     pub health: Option<&'static str>,
     /// How it is asked to continue an answer. `None`: not known.
     pub continuation: Option<Continuation>,
+    /// Whether it can ask the Hugging Face Hub for a revision, and takes no quantisation in a repository's name.
+    pub hub_revisions: bool,
     /// Longest time to load a model, in seconds.
     pub startup_seconds: i32,
     /// Whether worker processes share memory through /dev/shm.
@@ -42,8 +46,14 @@ pub enum Arg {
 /// A value of the spec.
 #[derive(Clone, Copy, Debug)]
 pub enum Value {
-    /// Path of the model in the container.
+    /// Path of the model in the container, or the repository to download it from.
+    Model,
+    /// Path of the model in the container; none where it is downloaded.
     ModelPath,
+    /// Repository of the Hugging Face Hub to download it from.
+    Repository,
+    /// Revision of that repository, where declared.
+    Revision,
     /// Name under which the model is served.
     ModelName,
     /// Port.
@@ -65,7 +75,8 @@ const VLLM: Engine = Engine {
     image: Some("docker.io/vllm/vllm-openai:v0.18.0"),
     command: &["vllm", "serve"],
     args: &[
-        Arg::Positional(Value::ModelPath),
+        Arg::Positional(Value::Model),
+        Arg::Flag("--revision", Value::Revision),
         Arg::Flag("--served-model-name", Value::ModelName),
         Arg::Literal("--host"),
         Arg::Literal("0.0.0.0"),
@@ -73,11 +84,13 @@ const VLLM: Engine = Engine {
         Arg::Flag("--max-model-len", Value::ContextTokens),
         Arg::Flag("--max-num-seqs", Value::Concurrency),
     ],
-    env: &[HOME, USER, OFFLINE],
+    env: &[HOME, USER],
+    offline_env: &[OFFLINE],
     value_env: &[],
     port: 8000,
     health: Some("/health"),
     continuation: Some(Continuation::ContinueFinalMessage),
+    hub_revisions: true,
     startup_seconds: 1800,
     shared_memory: true,
 };
@@ -86,7 +99,8 @@ const SGLANG: Engine = Engine {
     image: Some("docker.io/lmsysorg/sglang:v0.5.18"),
     command: &["python3", "-m", "sglang.launch_server"],
     args: &[
-        Arg::Flag("--model-path", Value::ModelPath),
+        Arg::Flag("--model-path", Value::Model),
+        Arg::Flag("--revision", Value::Revision),
         Arg::Flag("--served-model-name", Value::ModelName),
         Arg::Literal("--host"),
         Arg::Literal("0.0.0.0"),
@@ -94,11 +108,13 @@ const SGLANG: Engine = Engine {
         Arg::Flag("--context-length", Value::ContextTokens),
         Arg::Flag("--max-running-requests", Value::Concurrency),
     ],
-    env: &[HOME, USER, OFFLINE],
+    env: &[HOME, USER],
+    offline_env: &[OFFLINE],
     value_env: &[],
     port: 30000,
     health: Some("/health"),
     continuation: Some(Continuation::ContinueFinalMessage),
+    hub_revisions: true,
     startup_seconds: 1800,
     shared_memory: true,
 };
@@ -109,6 +125,7 @@ const LLAMA_CPP: Engine = Engine {
     command: &[],
     args: &[
         Arg::Flag("--model", Value::ModelPath),
+        Arg::Flag("--hf-repo", Value::Repository),
         Arg::Flag("--alias", Value::ModelName),
         Arg::Literal("--host"),
         Arg::Literal("0.0.0.0"),
@@ -118,24 +135,33 @@ const LLAMA_CPP: Engine = Engine {
         Arg::Flag("--parallel", Value::Concurrency),
     ],
     env: &[HOME],
+    offline_env: &[],
     value_env: &[],
     port: 8080,
     health: Some("/health"),
     continuation: Some(Continuation::Prefill),
+    hub_revisions: false,
     startup_seconds: 600,
     shared_memory: false,
 };
 
-/// The spec's args say how; they may use `$(MODEL_PATH)`, `$(MODEL_NAME)` and `$(PORT)`.
+/// The spec's args say how; they may use `$(MODEL_PATH)`, `$(MODEL_REVISION)`, `$(MODEL_NAME)` and `$(PORT)`.
 const CUSTOM: Engine = Engine {
     image: None,
     command: &[],
     args: &[],
     env: &[HOME],
-    value_env: &[("MODEL_PATH", Value::ModelPath), ("MODEL_NAME", Value::ModelName), ("PORT", Value::Port)],
+    offline_env: &[],
+    value_env: &[
+        ("MODEL_PATH", Value::Model),
+        ("MODEL_REVISION", Value::Revision),
+        ("MODEL_NAME", Value::ModelName),
+        ("PORT", Value::Port),
+    ],
     port: 8080,
     health: None,
     continuation: None,
+    hub_revisions: true,
     startup_seconds: 1800,
     shared_memory: true,
 };

@@ -57,6 +57,11 @@ impl<'a> Owner<'a> {
         BTreeMap::from([(COMPONENT.into(), self.component.into()), (self.label.into(), self.name.into())])
     }
 
+    /// The same as text.
+    pub(super) fn selector_text(&self) -> String {
+        self.selector().iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    }
+
     /// All labels of a child.
     pub(super) fn labels(&self) -> BTreeMap<String, String> {
         let common = [

@@ -23,6 +23,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 pub use labels::{COMPONENT, MANAGED_BY, POLICY, TABLE_HASH, TIER};
 pub use objects::Desired;
 use pinned::StoredTemplate;
+pub use pool::selector;
 pub use render::render;
 
 use super::observe::Observed;

@@ -100,7 +100,20 @@ fn controller_revision(tier: &ModelTier, stored: &StoredTemplate) -> ControllerR
 /// hash for a spec that does not use them.
 fn spec_hash(tier: &ModelTier, spec: &Pool) -> String {
     // No `..`: whoever adds a field decides whether it is part of the template.
-    let Pool { engine, image, args, env, port, resources, model_from, replicas: _, per_replica, template } = spec;
+    let Pool {
+        engine,
+        image,
+        args,
+        env,
+        port,
+        resources,
+        model_from,
+        replicas: _,
+        rollout: _,
+        disruption: _,
+        per_replica,
+        template,
+    } = spec;
     let Model { name, revision, context_tokens, capabilities: _ } = &tier.spec.model;
     let mut parts = Map::new();
     add(&mut parts, "model", name);

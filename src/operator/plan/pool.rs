@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::engines::{self, Engine};
 use super::labels::{COMPONENT, Owner, TIER};
@@ -10,6 +9,7 @@ use super::pinned::{self, StoredTemplate};
 use super::{PoolPlan, Renderer, common};
 use crate::api::ModelTier;
 use crate::api::model_tier::Pool;
+use crate::api::types::IntOrPercent;
 use crate::routing::table;
 
 pub(super) fn owner(tier: &ModelTier) -> Owner<'_> {
@@ -18,6 +18,12 @@ pub(super) fn owner(tier: &ModelTier) -> Owner<'_> {
 
 pub(super) fn name(owner: &Owner<'_>) -> String {
     format!("{}-pool", owner.name())
+}
+
+/// Labels of the pods of a tier's pool, as text.
+#[must_use]
+pub fn selector(tier: &ModelTier) -> String {
+    owner(tier).selector_text()
 }
 
 /// Port of the model server.
@@ -38,12 +44,13 @@ pub(super) fn plan(
     let owner = owner(tier);
     let name = name(&owner);
     let engine = engines::of(pool.engine);
+    let disruption = pool.disruption.clone().unwrap_or_default();
     let pinned = pinned::plan(tier, pool, entry, stored, renderer);
     PoolPlan {
         service_account: common::service_account(&owner, &name),
         network_policy: common::network_policy(&owner, &name, vec![routers_and_monitoring()]),
         service: common::service(&owner, &name, port(engine, entry)),
-        disruption_budget: common::disruption_budget(&owner, &name),
+        disruption_budget: common::disruption_budget(&owner, &name, &disruption.max_unavailable),
         revisions: pinned.revisions,
         current_revision: pinned.current,
         deployment: deployment(pool, engine, &owner, &name),
@@ -67,9 +74,8 @@ fn deployment(pool: &Pool, engine: &Engine, owner: &Owner<'_>, name: &str) -> De
         spec: Some(DeploymentSpec {
             replicas: Some(pool.replicas),
             selector: LabelSelector { match_labels: Some(owner.selector()), ..LabelSelector::default() },
-            strategy: Some(strategy(holds_device(pool))),
-            // More than it takes to load a model, so that a slow start is no failure.
-            progress_deadline_seconds: Some(engine.startup_seconds + 300),
+            strategy: Some(strategy(pool)),
+            progress_deadline_seconds: Some(progress_deadline(pool, engine)),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
@@ -77,15 +83,28 @@ fn deployment(pool: &Pool, engine: &Engine, owner: &Owner<'_>, name: &str) -> De
 }
 
 /// A new pod beside the old ones, unless it needs a device that the old ones hold.
-fn strategy(holds_device: bool) -> DeploymentStrategy {
-    let (surge, unavailable) = if holds_device { (0, 1) } else { (1, 0) };
+fn strategy(pool: &Pool) -> DeploymentStrategy {
+    let rollout = pool.rollout.as_ref();
+    let is_zero = |value: &IntOrPercent| value.is_zero().unwrap_or_default();
+    let unavailable = rollout.and_then(|rollout| rollout.max_unavailable.clone());
+    let in_place = holds_device(pool) && !unavailable.as_ref().is_some_and(is_zero);
+    let surge = rollout.and_then(|rollout| rollout.max_surge.clone());
+    let surge = surge.unwrap_or(IntOrPercent::Int(i32::from(!in_place)));
+    let unavailable = unavailable.unwrap_or(IntOrPercent::Int(i32::from(is_zero(&surge))));
     DeploymentStrategy {
         type_: Some("RollingUpdate".into()),
         rolling_update: Some(RollingUpdateDeployment {
-            max_surge: Some(IntOrString::Int(surge)),
-            max_unavailable: Some(IntOrString::Int(unavailable)),
+            max_surge: Some(common::int_or_string(&surge)),
+            max_unavailable: Some(common::int_or_string(&unavailable)),
         }),
     }
+}
+
+/// In seconds. Unless told otherwise more than it takes to load a model, so that a slow start is no failure.
+fn progress_deadline(pool: &Pool, engine: &Engine) -> i32 {
+    let told = pool.rollout.as_ref().and_then(|rollout| rollout.progress_deadline.as_ref()?.millis().ok());
+    let seconds = told.map(|millis| i32::try_from(millis.div_ceil(1000)).unwrap_or(i32::MAX));
+    seconds.unwrap_or(engine.startup_seconds + 300)
 }
 
 /// Whether a replica holds a GPU or another extended resource, which are named with a domain.

@@ -4,8 +4,9 @@
 //! [`super::pinned`].
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction, PersistentVolumeClaimVolumeSource, PodSpec,
-    PodTemplateSpec, Probe, TCPSocketAction, Volume, VolumeMount,
+    Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ImageVolumeSource,
+    PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Probe, SecretKeySelector, TCPSocketAction, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,15 +15,18 @@ use super::common;
 use super::engines::{self, Arg, Engine, Value};
 use super::pool::owner;
 use crate::api::ModelTier;
+use crate::api::model_from::ModelFrom;
 use crate::api::model_tier::Pool;
 use crate::routing::table;
 
-/// Folder at which a PersistentVolumeClaim is mounted.
+/// Folder at which a volume with the model is mounted.
 const MODELS: &str = "/models";
 /// Annotation of the pod template: a new revision of the model is a new template.
 const REVISION: &str = "smallfirst.dev/model-revision";
 /// Name of the container that serves the model; `template` merges into it by this name.
 const CONTAINER: &str = "engine";
+/// Environment variable with the token of the Hugging Face Hub.
+const TOKEN: &str = "HF_TOKEN";
 /// Time between two looks of the startup probe, in seconds: how late a loaded model is noticed.
 const STARTUP_PERIOD: i32 = 2;
 
@@ -83,8 +87,12 @@ fn container(pool: &Pool, engine: &Engine, entry: &table::Tier) -> Container {
 }
 
 fn resolve(value: Value, pool: &Pool, entry: &table::Tier, port: i32) -> Option<String> {
+    let hub = pool.model_from.hugging_face.as_ref();
     match value {
-        Value::ModelPath => Some(model_path(pool)),
+        Value::Model => model_path(pool).or_else(|| Some(hub?.repository.clone())),
+        Value::ModelPath => model_path(pool),
+        Value::Repository => Some(hub?.repository.clone()),
+        Value::Revision => hub?.revision.clone(),
         Value::ModelName => Some(entry.model.clone()),
         Value::Port => Some(port.to_string()),
         Value::ContextTokens => Some(entry.context_tokens.to_string()),
@@ -96,27 +104,44 @@ fn resolve(value: Value, pool: &Pool, entry: &table::Tier, port: i32) -> Option<
     }
 }
 
-fn model_path(pool: &Pool) -> String {
-    let claim = pool.model_from.persistent_volume_claim.as_ref();
-    match (claim, claim.and_then(|c| c.path.as_deref())) {
-        (Some(_), Some(path)) => format!("{MODELS}/{path}"),
-        (Some(_), None) => MODELS.to_owned(),
-        (None, _) => pool.model_from.path.clone().unwrap_or_default(),
+/// `None`: the model is downloaded.
+fn model_path(pool: &Pool) -> Option<String> {
+    let from = &pool.model_from;
+    let claim = from.persistent_volume_claim.as_ref().map(|claim| claim.path.as_deref());
+    match claim.or(from.image.as_ref().map(|image| image.path.as_deref())) {
+        Some(Some(path)) => Some(format!("{MODELS}/{path}")),
+        Some(None) => Some(MODELS.to_owned()),
+        None => from.path.clone(),
     }
 }
 
 /// The engine's environment, over it the spec's. Later entries win, and each name is given once.
 fn env(pool: &Pool, engine: &Engine, value: impl Fn(Value) -> Option<String>) -> Vec<EnvVar> {
-    let fixed = engine.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let passed = engine.value_env.iter().filter_map(|(name, v)| Some(((*name).to_owned(), value(*v)?)));
-    let mut env: Vec<(String, String)> = fixed.chain(passed).collect();
+    let hub = pool.model_from.hugging_face.as_ref();
+    let offline = engine.offline_env.iter().filter(|_| hub.is_none());
+    let fixed = engine.env.iter().chain(offline).map(|(name, value)| plain(name, value));
+    let passed = engine.value_env.iter().filter_map(|(name, v)| Some(plain(name, &value(*v)?)));
+    let token = hub.and_then(|hub| hub.token_secret_key_ref.as_ref()).map(|key| EnvVar {
+        name: TOKEN.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector { name: key.name.clone(), key: key.key.clone(), optional: None }),
+            ..EnvVarSource::default()
+        }),
+    });
+    let mut env: Vec<EnvVar> = fixed.chain(passed).chain(token).collect();
     for var in &pool.env {
-        match env.iter_mut().find(|(name, _)| *name == var.name) {
-            Some((_, value)) => value.clone_from(&var.value),
-            None => env.push((var.name.clone(), var.value.clone())),
+        let var = plain(&var.name, &var.value);
+        match env.iter_mut().find(|known| known.name == var.name) {
+            Some(known) => *known = var,
+            None => env.push(var),
         }
     }
-    env.into_iter().map(|(name, value)| EnvVar { name, value: Some(value), value_from: None }).collect()
+    env
+}
+
+fn plain(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
 fn probe(engine: &Engine) -> Probe {
@@ -139,17 +164,27 @@ fn volumes(pool: &Pool, engine: &Engine) -> Vec<Volume> {
     if engine.shared_memory {
         volumes.push(empty("shm", Some("Memory")));
     }
-    if let Some(claim) = &pool.model_from.persistent_volume_claim {
-        volumes.push(Volume {
-            name: "models".into(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: claim.claim_name.clone(),
-                read_only: None,
-            }),
-            ..Volume::default()
-        });
-    }
+    volumes.extend(model_volume(&pool.model_from));
     volumes
+}
+
+/// The volume with the model, if it is on one.
+fn model_volume(from: &ModelFrom) -> Option<Volume> {
+    let claim = from
+        .persistent_volume_claim
+        .as_ref()
+        .map(|claim| PersistentVolumeClaimVolumeSource { claim_name: claim.claim_name.clone(), read_only: None });
+    let image = from.image.as_ref().map(|image| ImageVolumeSource {
+        reference: Some(image.reference.clone()),
+        pull_policy: image.pull_policy.map(|policy| format!("{policy:?}")),
+    });
+    let name = "models".to_owned();
+    (claim.is_some() || image.is_some()).then(|| Volume {
+        name,
+        persistent_volume_claim: claim,
+        image,
+        ..Volume::default()
+    })
 }
 
 fn mounts(pool: &Pool, engine: &Engine) -> Vec<VolumeMount> {
@@ -159,7 +194,7 @@ fn mounts(pool: &Pool, engine: &Engine) -> Vec<VolumeMount> {
     if engine.shared_memory {
         mounts.push(mount("shm", "/dev/shm"));
     }
-    if pool.model_from.persistent_volume_claim.is_some() {
+    if model_volume(&pool.model_from).is_some() {
         mounts.push(VolumeMount { read_only: Some(true), ..mount("models", MODELS) });
     }
     mounts

@@ -17,6 +17,7 @@ use super::labels::{Owner, POLICY, TABLE_HASH};
 use super::{Invalid, PolicyPlan, Settings, common};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
+use crate::api::types::IntOrPercent;
 use crate::routing::table::{self, CONFIG_MAP_KEY, RoutingTable, SECRETS_DIR};
 
 /// Folder in which a router keeps the last good table over restarts of its container.
@@ -65,7 +66,7 @@ pub(super) fn plan(
             ],
         ),
         service: common::service(&owner, &name, SERVICE_PORT),
-        disruption_budget: common::disruption_budget(&owner, &name),
+        disruption_budget: common::disruption_budget(&owner, &name, &IntOrPercent::Int(1)),
         deployment: deployment(policy, &table.secrets(), settings, &owner, &name),
         table: config_map(&owner, table_name, json, &hash),
         table_hash: hash,

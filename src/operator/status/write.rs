@@ -32,7 +32,7 @@ pub trait Status: Clone + Default + PartialEq {
     fn conditions(&self) -> &[Condition];
     /// The same, to change.
     fn conditions_mut(&mut self) -> &mut Vec<Condition>;
-    /// Takes over the counts of pods that are ready.
+    /// Takes over the counts of pods.
     fn take_counts(&mut self, stored: &Self);
 }
 
@@ -46,7 +46,10 @@ impl Status for ModelTierStatus {
     }
 
     fn take_counts(&mut self, stored: &Self) {
-        self.ready_replicas = stored.ready_replicas;
+        if self.replicas.is_some() == stored.replicas.is_some() {
+            self.replicas = stored.replicas;
+            self.ready_replicas = stored.ready_replicas;
+        }
     }
 }
 

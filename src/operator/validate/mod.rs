@@ -9,12 +9,15 @@
 
 mod accounts;
 mod budgets;
+mod devices;
 mod health;
 mod limits;
+mod model_from;
 mod path;
 mod policy;
 mod problems;
 mod reserves;
+mod rollout;
 mod template;
 mod tier;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problems::Problems;
-use super::{Invalid, Valid, accounts, health, template};
+use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider};
@@ -167,21 +167,13 @@ fn pool_port(problems: &mut Problems, pool: &Pool) -> u16 {
     if !(0..=1000).contains(&pool.replicas) {
         problems.add(REASON_INVALID, "spec.pool.replicas", format!("{} must be 0 to 1000", pool.replicas));
     }
-    let from = &pool.model_from;
-    if from.path.is_some() == from.persistent_volume_claim.is_some() {
-        let problem = "exactly one of path and persistentVolumeClaim must be set";
-        problems.add(REASON_INVALID, "spec.pool.modelFrom", problem);
-    }
-    if let Some(path) = from.persistent_volume_claim.as_ref().and_then(|claim| claim.path.as_deref())
-        && path.split('/').any(|part| part == "..")
-    {
-        let field = "spec.pool.modelFrom.persistentVolumeClaim.path";
-        problems.add(REASON_INVALID, field, format!("{path:?} must stay within the volume, without \"..\""));
-    }
+    model_from::check(problems, pool);
     let server = match pool.port {
         Some(number) => port(problems, "spec.pool.port", number),
         None => engines::of(pool.engine).port,
     };
+    devices::check(problems, pool);
+    rollout::check(problems, pool);
     template::check(problems, pool);
     server
 }
