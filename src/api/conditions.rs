@@ -1,6 +1,7 @@
 //! Condition types and their reasons: part of the API, spelled once.
 //!
-//! Polarity is positive. `Ready` means that the spec is rolled out (or scaled to zero on purpose);
+//! Polarity is positive, but for the two that kstatus defines: `Stalled` and `Reconciling` are absent when all is
+//! well. `Ready` means that the spec is rolled out (or scaled to zero on purpose);
 //! whether a tier answers right now is `Available`, so that an outage does not fail a GitOps wait.
 
 /// The spec was validated and is in force.
@@ -11,6 +12,10 @@ pub const RESOLVED_REFS: &str = "ResolvedRefs";
 pub const AVAILABLE: &str = "Available";
 /// The spec is rolled out.
 pub const READY: &str = "Ready";
+/// The object is not in force or not rolled out, and a person must act. Absent otherwise.
+pub const STALLED: &str = "Stalled";
+/// The spec is being rolled out, waits for others, or is tried again. Absent otherwise.
+pub const RECONCILING: &str = "Reconciling";
 
 /// `Accepted=True`, `ResolvedRefs=True`.
 pub const REASON_ACCEPTED: &str = "Accepted";

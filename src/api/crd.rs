@@ -92,6 +92,16 @@ fn whole(float: f64) -> Option<i64> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_fresh_object_is_not_ready_yet() {
+        for crd in all() {
+            let status = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/default");
+            let condition = status.and_then(|status| status.pointer("/conditions/0")).expect("a default condition");
+            let said = ["type", "status", "reason"].map(|field| condition[field].as_str().unwrap_or_default());
+            assert_eq!(said, ["Ready", "Unknown", "Pending"], "{}", crd["metadata"]["name"]);
+        }
+    }
+
     /// `kubectl explain` is the first manual: every field below spec and status has text.
     #[test]
     fn every_field_is_described_and_bounded() {

@@ -486,7 +486,7 @@ pub enum OnExhausted {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EscalationPathStatus {
-    /// State of the path: Accepted, ResolvedRefs, Ready.
+    /// State of the path: Accepted, ResolvedRefs, Ready; Reconciling or Stalled while it is not Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -4,9 +4,10 @@
 //! never repeated by a restart or a second look. Making an object is no event: its status says as much.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
-use crate::api::conditions::{ACCEPTED, READY, REASON_CONFLICT, REASON_PENDING, REASON_ROLLED_OUT};
+use crate::api::conditions::{ACCEPTED, READY, REASON_PENDING, REASON_ROLLED_OUT, STALLED};
 use crate::runtime::events::note;
 
 /// The events between two lists of conditions. `generation` is the object's: the first is its creation.
@@ -14,23 +15,30 @@ use crate::runtime::events::note;
 pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Event> {
     let find = |list: &'_ [Condition], type_: &str| list.iter().find(|c| c.type_ == type_).cloned();
     let mut events = Vec::new();
-    if let Some(after) = find(new, ACCEPTED) {
-        let before = find(old, ACCEPTED).map(|c| c.status);
-        match (before.as_deref(), after.status.as_str()) {
-            (Some("False"), "True") => events.push(event(EventType::Normal, &after, "Validate")),
-            (before, "False") if before != Some("False") => events.push(event(EventType::Warning, &after, "Validate")),
-            _ => {}
+    let accepted = find(new, ACCEPTED);
+    match (find(old, ACCEPTED).map(|c| c.status).as_deref(), &accepted) {
+        (Some("False"), Some(after)) if after.status == "True" => events.push(event(Normal, after, "Validate")),
+        (before, Some(after)) if after.status == "False" && before != Some("False") => {
+            events.push(event(Warning, after, "Validate"));
         }
+        _ => {}
+    }
+    let refused = accepted.is_some_and(|c| c.status == "False");
+    let (was_stalled, stalled) = (find(old, STALLED), find(new, STALLED));
+    if let Some(after) = stalled.as_ref().filter(|_| !refused)
+        && was_stalled.as_ref().is_none_or(|before| before.reason != after.reason)
+    {
+        events.push(event(Warning, after, "Apply"));
     }
     if let Some(after) = find(new, READY) {
         let before = find(old, READY);
         let reason = before.as_ref().map_or(REASON_PENDING, |c| c.reason.as_str());
-        if after.reason == REASON_CONFLICT && reason != REASON_CONFLICT {
-            events.push(event(EventType::Warning, &after, "Apply"));
-        }
         let was = before.as_ref().is_some_and(|c| c.status == "True");
-        if generation > 1 && after.reason == REASON_ROLLED_OUT && !was && reason != REASON_PENDING {
-            events.push(event(EventType::Normal, &after, "RollOut"));
+        let rolled_out = generation > 1 && after.reason == REASON_ROLLED_OUT && !was && reason != REASON_PENDING;
+        // A stall that ends is told whatever comes after it: the object may roll out for long.
+        let freed = was_stalled.is_some() && stalled.is_none() && events.is_empty();
+        if rolled_out || freed {
+            events.push(event(Normal, &after, "RollOut"));
         }
     }
     events
@@ -62,8 +70,20 @@ mod tests {
     fn only_transitions_are_events_and_creation_is_none() {
         let pending = [condition(READY, "Unknown", REASON_PENDING)];
         let good = [condition(ACCEPTED, "True", "Accepted"), condition(READY, "True", REASON_ROLLED_OUT)];
-        let bad = [condition(ACCEPTED, "False", "Invalid"), condition(READY, "False", "NotAccepted")];
-        let conflict = [condition(ACCEPTED, "True", "Accepted"), condition(READY, "False", REASON_CONFLICT)];
+        let bad = [
+            condition(ACCEPTED, "False", "Invalid"),
+            condition(READY, "False", "NotAccepted"),
+            condition(STALLED, "True", "Invalid"),
+        ];
+        let stalled = |reason| {
+            [
+                condition(ACCEPTED, "True", "Accepted"),
+                condition(READY, "False", reason),
+                condition(STALLED, "True", reason),
+            ]
+        };
+        let (conflict, stuck) = (stalled("Conflict"), stalled("ProgressDeadlineExceeded"));
+        let rolling = [condition(ACCEPTED, "True", "Accepted"), condition(READY, "False", "Progressing")];
         let reasons = |old: &[Condition], new: &[Condition], generation| -> Vec<String> {
             between(old, new, generation).into_iter().map(|e| e.reason).collect()
         };
@@ -74,5 +94,10 @@ mod tests {
         assert_eq!(reasons(&bad, &good, 2), ["Accepted", "RolledOut"]);
         assert_eq!(reasons(&good, &conflict, 2), ["Conflict"]);
         assert!(reasons(&conflict, &conflict, 2).is_empty());
+        assert_eq!(reasons(&pending, &conflict, 1), ["Conflict"]);
+        assert_eq!(reasons(&conflict, &stuck, 1), ["ProgressDeadlineExceeded"]);
+        assert_eq!(reasons(&stuck, &good, 1), ["RolledOut"]);
+        assert_eq!(reasons(&stuck, &rolling, 1), ["Progressing"]);
+        assert!(reasons(&rolling, &good, 1).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! Statuses are written seldom: a condition's time changes only when its status flips, messages do not count
 //! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
 
+mod progress;
 pub mod write;
 
 use jiff::Timestamp;
@@ -63,7 +64,7 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
         None => Verdict::yes(AVAILABLE, REASON_CONFIGURED, "Routers measure whether it answers"),
     });
     let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
-    conditions.set(ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
+    conditions.close(outcome, ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
     ModelTierStatus {
         conditions: conditions.done(),
         observed_generation: generation,
@@ -83,7 +84,7 @@ pub fn path(path: &EscalationPath, outcome: &Outcome, now: Timestamp) -> Escalat
     let mut conditions = Conditions::new(&stored.conditions, generation, now);
     conditions.set(accepted(outcome));
     conditions.set(resolved(outcome));
-    conditions.set(ready(outcome, None, false));
+    conditions.close(outcome, ready(outcome, None, false));
     EscalationPathStatus {
         conditions: conditions.done(),
         observed_generation: generation,
@@ -103,7 +104,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed, outcome: &Outcome, no
     conditions.set(accepted(outcome));
     conditions.set(resolved(outcome));
     let rollout = Rollout { name: &name, wanted: replicas, state: deployment };
-    conditions.set(ready(outcome, Some(&rollout), conditions.was_ready(outcome)));
+    conditions.close(outcome, ready(outcome, Some(&rollout), conditions.was_ready(outcome)));
     RoutingPolicyStatus {
         conditions: conditions.done(),
         observed_generation: generation,
@@ -242,6 +243,15 @@ impl<'a> Conditions<'a> {
             status: status.to_owned(),
             type_: type_.to_owned(),
         });
+    }
+
+    /// Ready, and what kstatus reads beside it: the last ones of an object.
+    fn close(&mut self, outcome: &Outcome, ready: Verdict) {
+        let beside = progress::beside(outcome, &ready);
+        self.set(ready);
+        if let Some(verdict) = beside {
+            self.set(verdict);
+        }
     }
 
     fn done(self) -> Vec<Condition> {

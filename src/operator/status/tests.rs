@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::write::{LONGEST, Write, decide};
 use super::*;
-use crate::api::conditions::{REASON_INVALID, REASON_REF_NOT_FOUND};
+use crate::api::conditions::{
+    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_INVALID, REASON_REF_NOT_FOUND, RECONCILING, STALLED,
+};
 
 fn a_tier(replicas: i32) -> ModelTier {
     serde_json::from_value(json!({
@@ -225,4 +227,66 @@ fn a_warning_is_said_where_the_object_is_in_force() {
         (accepted.status.as_str(), accepted.message.as_str()),
         ("True", "The spec is valid. Warning: a.b: too small")
     );
+}
+
+/// What kstatus reads beside Ready: type and reason.
+fn beside(conditions: &[Condition]) -> Vec<(&str, &str, &str)> {
+    let those = conditions.iter().filter(|c| [STALLED, RECONCILING].contains(&c.type_.as_str()));
+    those.map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect()
+}
+
+#[test]
+fn reconciling_while_time_mends_it_stalled_when_a_person_must_and_neither_when_all_is_well() {
+    let invalid = || Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "spec.a: wrong".to_owned() };
+    let missing = || Invalid { condition: RESOLVED_REFS, reason: REASON_REF_NOT_FOUND, message: "no".to_owned() };
+    let apply = |reason| Outcome {
+        apply: Some(ApplyProblem { reason, message: "Deployment x".to_owned() }),
+        ..Outcome::default()
+    };
+    let stuck = DeploymentState { desired: 1, deadline_exceeded: Some("timed out".to_owned()), ..rolled_out(0) };
+    let rolling = DeploymentState { desired: 1, ..rolled_out(0) };
+    let fine = Outcome::default();
+    let outcomes = [
+        (fine.clone(), rolled_out(1), None),
+        (fine.clone(), rolling, Some((RECONCILING, REASON_PROGRESSING))),
+        (fine, stuck, Some((STALLED, REASON_PROGRESS_DEADLINE))),
+        (apply(REASON_APPLY_FAILED), rolled_out(1), Some((RECONCILING, REASON_APPLY_FAILED))),
+        (apply(REASON_CONFLICT), rolled_out(1), Some((STALLED, REASON_CONFLICT))),
+        (
+            Outcome { unresolved: Some(missing()), ..Outcome::default() },
+            rolled_out(1),
+            Some((RECONCILING, REASON_REF_NOT_FOUND)),
+        ),
+        (
+            Outcome { invalid: Some(missing()), ..Outcome::default() },
+            rolled_out(1),
+            Some((RECONCILING, REASON_REF_NOT_FOUND)),
+        ),
+        (Outcome { invalid: Some(invalid()), ..Outcome::default() }, rolled_out(1), Some((STALLED, REASON_INVALID))),
+    ];
+    for (outcome, state, wanted) in outcomes {
+        let status = super::tier(&a_tier(1), &seen("llama-pool", state), &outcome, at(1));
+        let wanted: Vec<_> = wanted.into_iter().map(|(type_, reason)| (type_, "True", reason)).collect();
+        assert_eq!(beside(&status.conditions), wanted, "{outcome:?}");
+    }
+}
+
+#[test]
+fn the_three_kinds_say_it() {
+    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "spec.a: wrong".to_owned() };
+    let outcome = Outcome { invalid: Some(invalid), ..Outcome::default() };
+    let path: EscalationPath = serde_json::from_value(json!({
+        "apiVersion": "smallfirst.dev/v1alpha1", "kind": "EscalationPath", "metadata": {"name": "p"},
+        "spec": {"owner": "team", "steps": [{"name": "one", "tierRef": {"name": "t"}}]}
+    }))
+    .expect("a path");
+    let nothing = Observed::default();
+    for conditions in [
+        super::tier(&a_tier(1), &nothing, &outcome, at(1)).conditions,
+        super::path(&path, &outcome, at(1)).conditions,
+        super::policy(&a_policy(), &nothing, &outcome, at(1)).conditions,
+    ] {
+        assert_eq!(beside(&conditions), [(STALLED, "True", REASON_INVALID)]);
+        assert_eq!(condition(&conditions, STALLED).message, "spec.a: wrong");
+    }
 }
