@@ -28,6 +28,7 @@ deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@echo "[4/4] Kubernetes for the tests (about 6 minutes, once)"
 	@tests/cluster/run build --variant control-plane
 	@tests/cluster/run fetch
+	@cd tests/gitops && go mod download && go mod download $$(cat modules.txt)
 
 .PHONY: build
 build: ## Build the binary for release: target/release/smallfirst
