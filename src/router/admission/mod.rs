@@ -11,7 +11,7 @@
 //! are several routers each holds an equal part, so that their sum is the limit.
 
 pub mod account;
-pub mod bucket;
+pub use crate::lease::bucket;
 pub mod budget;
 pub mod budget_file;
 pub mod escalations;

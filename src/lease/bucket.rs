@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 /// of levels a nanosecond.
 const NANO: i128 = 1_000_000_000;
 const MINUTE: i128 = 60 * NANO;
-const ONE: i128 = MINUTE * NANO;
+pub(super) const ONE: i128 = MINUTE * NANO;
 
-fn levels(amount: u64) -> i128 {
+pub(super) fn levels(amount: u64) -> i128 {
     i128::from(amount).saturating_mul(ONE)
 }
 
@@ -42,20 +42,33 @@ impl Bucket {
         Self { rate, level: rate * MINUTE, at: now }
     }
 
-    const fn capacity(&self) -> i128 {
+    /// An empty bucket of so many a minute.
+    #[must_use]
+    pub fn empty(per_minute: u64, now: Instant) -> Self {
+        Self { level: 0, ..Self::new(per_minute, now) }
+    }
+
+    pub(super) const fn capacity(&self) -> i128 {
         self.rate * MINUTE
     }
 
     /// Brings the level up to a time. An earlier time than the last one changes nothing.
     pub fn fill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.at);
+        self.fill_over(now);
+    }
+
+    /// As [`fill`](Self::fill); returns what ran over, in its own unit: what it gains in two minutes at most.
+    pub(super) fn fill_over(&mut self, now: Instant) -> i128 {
+        let elapsed = now.saturating_duration_since(self.at).min(FILLS);
         self.at = self.at.max(now);
-        self.level = if elapsed >= FILLS {
-            self.capacity()
-        } else {
-            let gained = self.rate * i128::try_from(elapsed.as_nanos()).unwrap_or_default();
-            (self.level + gained).min(self.capacity())
-        };
+        let full = self.level + self.rate * i128::try_from(elapsed.as_nanos()).unwrap_or_default();
+        self.level = full.min(self.capacity());
+        full - self.level
+    }
+
+    /// What it would take before it is full; rounded down.
+    pub(super) fn room(&self) -> u64 {
+        u64::try_from((self.capacity() - self.level).max(0) / ONE).unwrap_or(u64::MAX)
     }
 
     /// What can be taken now, as of the last [`fill`](Self::fill); rounded down.

@@ -1,0 +1,246 @@
+//! The operator's side of one limit a minute: its bucket, and the balances that it lent out of it.
+//!
+//! The bucket gains the limit without its floors. Bucket and balances together never hold more than a minute of that: where
+//! they do, nothing is gained. A balance counts in full until its router says that it spent it, so it counts for no less
+//! than it is.
+//!
+//! What a router says was freed (see [`Claim::freed`]) happened some time ago. Had the bucket known at once, it would
+//! have been full earlier, and have gained less. So it takes no more of it than there was room all the time since.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Claim, floor, share};
+
+/// Levels are amounts times nanoseconds of a minute.
+const MINUTE: i128 = 60_000_000_000;
+/// Longest time for which the least room is known.
+const KNOWN: usize = 8;
+
+/// What the reporting router gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub ledger: u64,
+    pub granted: u64,
+    pub keep: Option<u64>,
+    pub free: u8,
+}
+
+/// When a report was written and heard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    /// The leader's time of hearing it.
+    pub now: Instant,
+    /// The leader's time at which the router's last report had not been written yet; `None` if that is not known.
+    pub since: Option<Instant>,
+    /// The router's time of writing it, in milliseconds.
+    pub stamp_ms: u64,
+}
+
+/// A limit a minute.
+#[derive(Debug)]
+pub(super) struct Amounts {
+    limit: u64,
+    /// The limit without floors.
+    capacity: u64,
+    level: i128,
+    at: Instant,
+    /// Balances that routers may hold.
+    lent: u64,
+    least: Least,
+    holders: BTreeMap<u32, Holder>,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    ledger: u64,
+    granted: u64,
+    spent: u64,
+    returned: u64,
+    freed: u64,
+    wanted: u64,
+    unit: u64,
+    /// Since when it lacks something.
+    hungry: Option<Instant>,
+    /// Balances of ledgers that it has not heard of, each with the router's stamp from which on it can't use it.
+    lost: Vec<(u64, u64)>,
+}
+
+impl Holder {
+    const fn balance(&self) -> u64 {
+        self.granted.saturating_sub(self.spent).saturating_sub(self.returned)
+    }
+
+    fn lent(&self) -> u64 {
+        self.lost.iter().fold(self.balance(), |sum, (amount, _)| sum + amount)
+    }
+
+    const fn lacks(&self) -> u64 {
+        self.wanted.saturating_sub(self.balance())
+    }
+
+    fn needs(&self) -> u64 {
+        self.unit.max(1).saturating_sub(self.balance())
+    }
+}
+
+impl Amounts {
+    /// An empty bucket.
+    pub(super) fn new(limit: u64, most: u32, now: Instant) -> Self {
+        let capacity = limit - u64::from(most) * floor(limit, most);
+        let holders = BTreeMap::new();
+        Self { limit, capacity, level: 0, at: now, lent: 0, least: Least::new(now), holders }
+    }
+
+    /// A changed limit: what is lent stays so.
+    pub(super) fn resize(&mut self, limit: u64, most: u32, now: Instant) {
+        self.fill(now);
+        (self.limit, self.capacity) = (limit, limit - u64::from(most) * floor(limit, most));
+        self.least = Least::new(now);
+        self.level = self.level.min(self.full());
+        self.least.note(now, self.full() - self.level);
+    }
+
+    /// The level at which it gains nothing more.
+    fn full(&self) -> i128 {
+        (i128::from(self.capacity) - i128::from(self.lent)) * MINUTE
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.at).min(Duration::from_secs(120));
+        self.at = self.at.max(now);
+        let gained = i128::from(self.capacity) * i128::try_from(elapsed.as_nanos()).unwrap_or_default();
+        let full = self.full();
+        self.level = (self.level + gained).min(full.max(self.level));
+        self.least.note(now, full - self.level);
+    }
+
+    /// Nothing of a router is known any more: what it was lent is void, and spent as far as anybody knows.
+    pub(super) fn forget(&mut self, router: u32, now: Instant) {
+        self.fill(now);
+        if let Some(holder) = self.holders.remove(&router) {
+            self.lent -= holder.lent();
+        }
+    }
+
+    /// Takes in what a router says of this limit. `ledger` makes a number that no ledger has had.
+    pub(super) fn hear(&mut self, router: u32, claim: &Claim, heard: Heard, ledger: impl FnOnce() -> u64) {
+        self.fill(heard.now);
+        let holder = self.holders.entry(router).or_default();
+        let before = holder.lent();
+        holder.lost.retain(|(_, until)| heard.stamp_ms < *until);
+        let (mut gained, mut freed) = (0, 0);
+        if claim.ledger == holder.ledger && claim.ledger != 0 {
+            gained = i128::from(claim.returned.saturating_sub(holder.returned));
+            freed = i128::from(claim.freed.saturating_sub(holder.freed));
+            holder.spent = holder.spent.max(claim.spent);
+            holder.returned = holder.returned.max(claim.returned);
+            holder.freed = holder.freed.max(claim.freed);
+            // A debt is paid at once, and first.
+            let owed = (holder.spent + holder.returned).saturating_sub(holder.granted);
+            holder.granted += owed;
+            gained -= i128::from(owed);
+        } else {
+            let lost = (holder.balance(), heard.stamp_ms.saturating_add(5_000));
+            *holder = Holder { ledger: ledger(), lost: std::mem::take(&mut holder.lost), ..Holder::default() };
+            holder.lost.extend((lost.0 > 0).then_some(lost));
+        }
+        (holder.wanted, holder.unit) = (claim.wanted.min(self.capacity), claim.unit.min(self.capacity));
+        self.lent = self.lent - before + holder.lent();
+        let most = i128::from(self.capacity) * MINUTE;
+        self.level = (self.level + gained * MINUTE).clamp(-most, self.full().max(-most));
+        if let Some(since) = heard.since.filter(|_| freed > 0) {
+            let taken = self.least.take(since, heard.now, freed * MINUTE);
+            self.level += taken;
+        }
+        self.least.note(heard.now, self.full() - self.level);
+    }
+
+    /// What it gets now.
+    pub(super) fn give(&mut self, router: u32, now: Instant, quiet: bool) -> Option<Given> {
+        self.fill(now);
+        let there_is = u64::try_from(self.level.max(0) / MINUTE).unwrap_or_default();
+        let lacks = self.holders.values().map(Holder::lacks);
+        let (asked, routers) = (lacks.clone().sum::<u64>(), u64::try_from(self.holders.len()).unwrap_or(1).max(1));
+        let level = share::level(there_is, lacks);
+        let hungry = |holder: &Holder| holder.hungry.filter(|_| holder.lacks() > 0);
+        let me = self.holders.get(&router)?;
+        let mut granted = me.lacks().min(level);
+        if granted == 0 && me.lacks() > 0 {
+            // Too little for one each: who has waited longest comes first.
+            let place = (hungry(me).unwrap_or(now), router);
+            let before = self
+                .holders
+                .iter()
+                .filter(|(other, holder)| holder.lacks() > 0 && (hungry(holder).unwrap_or(now), **other) < place);
+            granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < there_is));
+        }
+        // What nobody asks for lies with all, so that a first request finds something: half of it.
+        let stock = (self.capacity / 2 / routers).max(1).saturating_sub(me.balance() + granted);
+        granted += stock.min(there_is.saturating_sub(asked.max(granted)));
+        if quiet {
+            granted = 0;
+        }
+        // Who has waited longest may need more than can ever be gained while so much is lent.
+        let waiting = self.holders.iter().filter_map(|(id, holder)| Some(((hungry(holder)?, *id), holder.needs())));
+        let oldest = waiting.min_by_key(|(place, _)| *place).filter(|((_, id), _)| *id != router);
+        let stuck = oldest.is_some_and(|(_, needs)| self.capacity.saturating_sub(self.lent) < needs);
+        let me = self.holders.get_mut(&router)?;
+        me.granted += granted;
+        self.lent += granted;
+        self.level -= i128::from(granted) * MINUTE;
+        let enough = me.needs() == 0 || me.lacks() == 0;
+        me.hungry = if enough { None } else { me.hungry.or(Some(now)) };
+        // Of what can't serve what was asked for nothing is kept.
+        let keep = stuck.then_some(if enough { me.wanted } else { 0 });
+        let left = self.level.max(0) / MINUTE * 100 / i128::from(self.limit.max(1));
+        Some(Given { ledger: me.ledger, granted: me.granted, keep, free: u8::try_from(left / 10 * 10).unwrap_or(100) })
+    }
+}
+
+/// The least room that there was, by seconds.
+#[derive(Debug)]
+struct Least {
+    begin: Instant,
+    /// The last second that was noted.
+    second: u64,
+    room: [i128; KNOWN],
+}
+
+impl Least {
+    const fn new(begin: Instant) -> Self {
+        Self { begin, second: 0, room: [i128::MAX; KNOWN] }
+    }
+
+    fn second(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.begin).as_secs()
+    }
+
+    fn note(&mut self, now: Instant, room: i128) {
+        let second = self.second(now).max(self.second);
+        let at = |second: u64| usize::try_from(second).unwrap_or_default() % KNOWN;
+        // Room only shrinks while nothing is heard: what it is now is the least of the seconds that nobody noted.
+        for skipped in (self.second + 1..=second).rev().take(KNOWN) {
+            self.room[at(skipped)] = room;
+        }
+        self.second = second;
+        let noted = &mut self.room[at(second)];
+        *noted = room.min(*noted);
+    }
+
+    /// Takes what was free all the time since then.
+    fn take(&mut self, since: Instant, now: Instant, wanted: i128) -> i128 {
+        let (first, last) = (self.second(since), self.second(now));
+        if last - first.min(last) >= KNOWN as u64 {
+            return 0;
+        }
+        let seconds = first..=last;
+        let at = |second: u64| usize::try_from(second).unwrap_or_default() % KNOWN;
+        let least = seconds.clone().map(|second| self.room[at(second)]).min().unwrap_or_default();
+        let taken = wanted.min(least).max(0);
+        for second in seconds {
+            self.room[at(second)] -= taken;
+        }
+        taken
+    }
+}

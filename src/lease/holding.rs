@@ -1,0 +1,441 @@
+//! A router's side of a limit: what it may take, without asking anybody.
+//!
+//! Where no operator lends anything it is a part of the limit, and no more than a bucket or a number. Else it is a floor
+//! and a lease. The lease is taken first: a floor fills by itself, and has to do when no leader answers.
+
+use std::time::{Duration, Instant};
+
+use super::bucket::{Bucket, ONE, levels};
+use super::lessee::Terms;
+use super::{Claim, Grant, Key, PERIOD, floor};
+
+/// Time after which it is worth asking again when no leader answers.
+const AWAY: Duration = Duration::from_secs(5);
+/// Shortest time over which demand is measured: reports may follow each other faster.
+const MEASURE: Duration = Duration::from_millis(900);
+
+/// An amount a minute.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// The part, or the floor.
+    bucket: Bucket,
+    lease: Option<Box<Lease>>,
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    limit: u64,
+    /// Most that can be lent.
+    capacity: u64,
+    ledger: u64,
+    until: Option<Instant>,
+    /// It is not over, as of the last [`Holding::fill`].
+    live: bool,
+    draining: bool,
+    granted: u64,
+    spent: u64,
+    /// What the last report said. Nobody may believe that less was spent than was said once.
+    told: u64,
+    returned: u64,
+    freed: u64,
+    /// What was freed of a whole one, in levels.
+    rest: i128,
+    /// What was asked, in this period and the two before it.
+    asked: [u64; 3],
+    period: Instant,
+    unit: u64,
+    free: u8,
+    said: Option<(u64, Claim)>,
+}
+
+impl Lease {
+    fn balance(&self) -> u64 {
+        if self.live { self.granted.saturating_sub(self.spent).saturating_sub(self.returned) } else { 0 }
+    }
+
+    /// What was spent beyond what was given.
+    fn debt(&self) -> u64 {
+        if self.live { (self.spent + self.returned).saturating_sub(self.granted) } else { 0 }
+    }
+}
+
+impl Holding {
+    /// A full part of a limit, all its own.
+    #[must_use]
+    pub fn part(per_minute: u64, now: Instant) -> Self {
+        Self { bucket: Bucket::new(per_minute, now), lease: None }
+    }
+
+    /// An empty floor of a limit, and no lease yet.
+    #[must_use]
+    pub fn leased(limit: u64, most: u32, now: Instant) -> Self {
+        let floor = floor(limit, most);
+        let lease = Lease {
+            limit,
+            capacity: limit - floor * u64::from(most),
+            ledger: 0,
+            until: None,
+            live: false,
+            draining: false,
+            granted: 0,
+            spent: 0,
+            told: 0,
+            returned: 0,
+            freed: 0,
+            rest: 0,
+            asked: [0; 3],
+            period: now,
+            unit: 0,
+            free: 0,
+            said: None,
+        };
+        Self { bucket: Bucket::empty(floor, now), lease: Some(Box::new(lease)) }
+    }
+
+    /// Brings it up to a time. An earlier time than the last one changes nothing.
+    pub fn fill(&mut self, now: Instant) {
+        let Some(lease) = &mut self.lease else { return self.bucket.fill(now) };
+        lease.live = lease.until.is_some_and(|until| now < until);
+        if lease.draining {
+            return;
+        }
+        lease.rest += self.bucket.fill_over(now);
+        if lease.rest >= ONE {
+            lease.freed += u64::try_from(lease.rest / ONE).unwrap_or_default();
+            lease.rest %= ONE;
+        }
+    }
+
+    /// What can be taken now, as of the last [`fill`](Self::fill); rounded down.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let balance = self.lease.as_ref().map_or(0, |lease| lease.balance());
+        balance.saturating_add(self.bucket.left()).saturating_sub(self.lease.as_ref().map_or(0, |lease| lease.debt()))
+    }
+
+    /// The most that it ever holds.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        let own = u64::try_from(self.bucket.capacity() / ONE).unwrap_or(u64::MAX);
+        own.saturating_add(self.lease.as_ref().map_or(0, |lease| lease.capacity))
+    }
+
+    fn level(&self) -> i128 {
+        let lease = self.lease.as_ref().map_or(0, |lease| levels(lease.balance()) - levels(lease.debt()));
+        self.bucket.level() + lease
+    }
+
+    /// Time until so much can be taken: zero if now; `None` if never.
+    #[must_use]
+    pub fn wait(&self, amount: u64) -> Option<Duration> {
+        self.wait_beside(amount, 0)
+    }
+
+    /// Time until so much can be taken and so much is left (a sum of [`Bucket::level`]s); `None` if never. Where it takes
+    /// another lease it is the least that it may be.
+    #[must_use]
+    pub fn wait_beside(&self, amount: u64, left: i128) -> Option<Duration> {
+        let Some(lease) = &self.lease else { return self.bucket.wait_beside(amount, left) };
+        let wanted = levels(amount).saturating_add(left);
+        let missing = wanted - self.level();
+        if missing <= 0 {
+            return Some(Duration::ZERO);
+        }
+        if wanted > levels(self.most()) {
+            return None;
+        }
+        let time = |rate: i128| u64::try_from(missing / rate.max(1)).map_or(Duration::MAX, Duration::from_nanos);
+        let own = if self.bucket.capacity() - self.bucket.level() >= missing && !lease.draining {
+            self.bucket.wait_beside(0, self.bucket.level() + missing).unwrap_or(Duration::MAX)
+        } else {
+            Duration::MAX
+        };
+        let lent = if lease.live { time(i128::from(lease.limit) * 1_000_000_000).max(PERIOD) } else { AWAY };
+        Some(own.min(lent))
+    }
+
+    /// Time until all of it is there, as far as this router can know.
+    #[must_use]
+    pub fn until_full(&self) -> Duration {
+        let Some(lease) = &self.lease else { return self.bucket.until_full() };
+        let free = u64::from(lease.free) * lease.limit / 100;
+        let missing = lease.limit.saturating_sub(self.left().saturating_add(free));
+        Duration::from_secs(60).mul_f64(ratio(missing, lease.limit))
+    }
+
+    /// Whether so many percent of it are free, here or where it is lent.
+    #[must_use]
+    pub fn has_free(&self, percent: u32) -> bool {
+        let Some(lease) = &self.lease else {
+            return self.bucket.until_full() <= Duration::from_secs(60) * 100_u32.saturating_sub(percent) / 100;
+        };
+        let lent = if lease.live { u128::from(lease.free) * u128::from(lease.limit) } else { 0 };
+        u128::from(self.left()) * 100 + lent >= u128::from(percent) * u128::from(lease.limit)
+    }
+
+    /// Notes that a request asks for so much, once.
+    pub fn ask(&mut self, amount: u64) {
+        if let Some(lease) = &mut self.lease {
+            lease.asked[0] = lease.asked[0].saturating_add(amount);
+        }
+    }
+
+    /// Notes that so much was not there.
+    pub fn lack(&mut self, amount: u64) {
+        if let Some(lease) = &mut self.lease {
+            lease.unit = if lease.unit == 0 { amount } else { lease.unit.min(amount) };
+        }
+    }
+
+    /// Takes an amount, whether it is there or not. The debt is never greater than a minute's amount.
+    pub fn take(&mut self, amount: u64) {
+        let Some(lease) = &mut self.lease else { return self.bucket.take(amount) };
+        let lent = amount.min(lease.balance());
+        let own = (amount - lent).min(self.bucket.left());
+        let debt = amount - lent - own;
+        self.bucket.take(own);
+        lease.spent += lent;
+        if lease.live {
+            lease.spent += debt.min(lease.capacity.saturating_sub(lease.debt()));
+        } else {
+            self.bucket.take(debt);
+        }
+    }
+
+    /// Puts an amount back.
+    pub fn put(&mut self, amount: u64) {
+        let Some(lease) = &mut self.lease else { return self.bucket.put(amount) };
+        // What a report said was spent is counted on by then.
+        let lent = if lease.live { amount.min(lease.spent - lease.told) } else { 0 };
+        lease.spent -= lent;
+        let own = if lease.draining { 0 } else { (amount - lent).min(self.bucket.room()) };
+        self.bucket.put(own);
+        lease.freed = lease.freed.saturating_add(amount - lent - own);
+    }
+
+    /// Corrects what was reserved to what was used.
+    pub fn settle(&mut self, reserved: u64, used: u64) {
+        if used > reserved {
+            self.take(used - reserved);
+        } else {
+            self.put(reserved - used);
+        }
+    }
+
+    /// Gives up its floor, and asks for nothing more.
+    pub fn drain(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.draining = true;
+            self.bucket.take(self.bucket.left());
+        }
+    }
+
+    /// What the report with this number says of it; `None` if the report whose answer was the last in force said the same.
+    /// `waiting` is the sum of what requests wait for, `kept` what must be left.
+    #[must_use]
+    pub fn claim(
+        &mut self,
+        key: &Key,
+        (report, answered): (u64, u64),
+        (waiting, kept): (u64, i128),
+        now: Instant,
+    ) -> Option<Claim> {
+        self.fill(now);
+        let lease = self.lease.as_mut()?;
+        if now.saturating_duration_since(lease.period) >= MEASURE {
+            lease.period = now;
+            lease.asked = [0, lease.asked[0], lease.asked[1]];
+        }
+        let most = lease.asked.iter().max().copied().unwrap_or_default();
+        let kept = u64::try_from(kept / ONE).unwrap_or_default();
+        let wanted = most.saturating_mul(2).saturating_add(waiting).saturating_add(if most > 0 { kept } else { 0 });
+        lease.told = lease.spent;
+        let claim = Claim {
+            ledger: lease.ledger,
+            spent: lease.spent,
+            returned: lease.returned,
+            freed: lease.freed,
+            wanted: if lease.draining { 0 } else { wanted.min(lease.capacity) },
+            unit: std::mem::take(&mut lease.unit),
+            ..Claim::new(key.clone(), 0)
+        };
+        say(&mut lease.said, claim, report, answered)
+    }
+
+    /// Puts an answer of the leader in force.
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) {
+        self.fill(now);
+        let Some(lease) = self.lease.as_mut() else { return };
+        if terms.void {
+            begin(lease, 0);
+        }
+        if let Some(grant) = grant {
+            if grant.ledger != lease.ledger {
+                if !terms.fresh {
+                    return;
+                }
+                begin(lease, grant.ledger);
+            }
+            lease.granted = lease.granted.max(grant.granted);
+            lease.free = grant.free;
+        }
+        if lease.ledger == 0 {
+            return;
+        }
+        lease.until = lease.until.max(Some(terms.until));
+        lease.live = lease.until.is_some_and(|until| now < until);
+        if let Some(keep) = grant.and_then(|grant| grant.keep) {
+            lease.returned += lease.balance().saturating_sub(keep);
+        }
+    }
+}
+
+/// Forgets what was lent.
+fn begin(lease: &mut Lease, ledger: u64) {
+    lease.ledger = ledger;
+    lease.said = None;
+    (lease.until, lease.live) = (None, false);
+    (lease.granted, lease.spent, lease.told, lease.returned, lease.freed) = (0, 0, 0, 0, 0);
+}
+
+fn say(said: &mut Option<(u64, Claim)>, claim: Claim, report: u64, answered: u64) -> Option<Claim> {
+    if said.as_ref().is_some_and(|(at, known)| *known == claim && *at <= answered) {
+        return None;
+    }
+    // The first report that said so: any answer from then on means that it was heard.
+    if said.as_ref().is_none_or(|(_, known)| *known != claim) {
+        *said = Some((report, claim.clone()));
+    }
+    Some(claim)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a part, for people")]
+fn ratio(a: u64, b: u64) -> f64 {
+    a as f64 / b.max(1) as f64
+}
+
+/// Places for requests at a time.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The part, or the floor.
+    own: u32,
+    lease: Option<Box<PlaceLease>>,
+}
+
+#[derive(Clone, Debug)]
+struct PlaceLease {
+    /// From when on it has its floor.
+    from: Instant,
+    floor: bool,
+    places: u32,
+    ledger: u64,
+    until: Option<Instant>,
+    live: bool,
+    draining: bool,
+    /// Most in flight since the last report, and requests that found no place.
+    peak: u32,
+    lacked: u32,
+    said: Option<(u64, Claim)>,
+}
+
+impl Places {
+    /// A part of a limit, all its own.
+    #[must_use]
+    pub const fn part(places: u32) -> Self {
+        Self { own: places, lease: None }
+    }
+
+    /// The floor of a limit, and no lease yet. Requests of a process that this one replaces may go on for `longest` after
+    /// they were admitted: only then is the floor free for others.
+    #[must_use]
+    pub fn leased(limit: u32, most: u32, now: Instant, longest: Duration) -> Self {
+        let own = u32::try_from(floor(limit.into(), most)).unwrap_or(u32::MAX);
+        let lease = PlaceLease {
+            from: now.checked_add(longest + longest / 50).unwrap_or(now),
+            floor: false,
+            places: 0,
+            ledger: 0,
+            until: None,
+            live: false,
+            draining: false,
+            peak: 0,
+            lacked: 0,
+            said: None,
+        };
+        Self { own, lease: Some(Box::new(lease)) }
+    }
+
+    /// Brings it up to a time.
+    pub fn fill(&mut self, now: Instant) {
+        if let Some(lease) = &mut self.lease {
+            lease.live = lease.until.is_some_and(|until| now < until);
+            lease.floor = !lease.draining && now >= lease.from;
+        }
+    }
+
+    /// Most requests at a time, as of the last [`fill`](Self::fill).
+    #[must_use]
+    pub fn most(&self) -> u32 {
+        let Some(lease) = &self.lease else { return self.own };
+        let own = if lease.floor { self.own } else { 0 };
+        if lease.live { own.max(lease.places) } else { own }
+    }
+
+    /// Notes how many are in flight with a request that was admitted.
+    pub fn filled(&mut self, in_flight: u32) {
+        if let Some(lease) = &mut self.lease {
+            lease.peak = lease.peak.max(in_flight);
+        }
+    }
+
+    /// Notes that a request found no place.
+    pub fn lack(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.lacked = lease.lacked.saturating_add(1);
+        }
+    }
+
+    /// Gives up its floor.
+    pub fn drain(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            (lease.draining, lease.floor) = (true, false);
+        }
+    }
+
+    /// As [`Holding::claim`], with the requests in flight, those that wait, and places that must be left.
+    #[must_use]
+    pub fn claim(
+        &mut self,
+        key: &Key,
+        (report, answered): (u64, u64),
+        (in_flight, waiting, kept): (u32, u32, u32),
+        now: Instant,
+    ) -> Option<Claim> {
+        self.fill(now);
+        let lease = self.lease.as_mut()?;
+        let used = std::mem::take(&mut lease.peak).max(in_flight);
+        let wanted = u64::from(used) + u64::from(std::mem::take(&mut lease.lacked)) + u64::from(waiting);
+        let claim = Claim {
+            wanted: if wanted > 0 { wanted + u64::from(kept) } else { 0 },
+            in_flight,
+            places: if lease.live { lease.places } else { 0 },
+            ..Claim::new(key.clone(), lease.ledger)
+        };
+        say(&mut lease.said, claim, report, answered)
+    }
+
+    /// Puts an answer of the leader in force.
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) {
+        let Some(lease) = self.lease.as_mut() else { return };
+        if terms.void {
+            (lease.places, lease.ledger, lease.until, lease.said) = (0, 0, None, None);
+        }
+        if let Some(grant) = grant {
+            (lease.places, lease.ledger) = (grant.places, grant.ledger);
+        }
+        if lease.ledger != 0 {
+            lease.until = lease.until.max(Some(terms.until));
+        }
+        self.fill(now);
+    }
+}
