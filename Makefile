@@ -99,6 +99,10 @@ soak: build ## Ten minutes of faults and clients that leave: memory and descript
 resume: build ## Kill and freeze real engines in mid-stream: the client's stream goes on
 	$(FAULTS)/resume.py --smallfirst target/release/smallfirst
 
+.PHONY: propagation
+propagation: ## Measure the time from a change to every router's acknowledgement, about 3 minutes: target/bench/propagation.json
+	benches/propagation/run
+
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds

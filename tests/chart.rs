@@ -49,11 +49,19 @@ fn has(rule: &Value, field: &str, wanted: &str) -> bool {
 }
 
 #[test]
-fn the_operator_may_not_touch_secrets_and_no_rule_has_a_wildcard() {
+fn the_operator_may_touch_one_secret_of_its_own_and_no_rule_has_a_wildcard() {
     for settings in [&[][..], &["watchNamespace=ai"]] {
         let Some(objects) = render(settings) else { return };
+        for role in objects.iter().filter(|object| object["kind"] == "Role" || object["kind"] == "ClusterRole") {
+            let rules = role["rules"].as_array().expect("rules");
+            for rule in rules.iter().filter(|rule| has(rule, "resources", "secrets")) {
+                assert_eq!(role["metadata"]["namespace"], "smallfirst-system", "{rule}");
+                // Who creates can't be told the name beforehand.
+                let creates = rule["verbs"] == serde_json::json!(["create"]);
+                assert!(creates || rule["resourceNames"] == serde_json::json!(["smallfirst-sync-ca"]), "{rule}");
+            }
+        }
         for rule in rules(&objects) {
-            assert!(!has(rule, "resources", "secrets"), "{rule}");
             for field in ["apiGroups", "resources", "verbs"] {
                 assert!(!has(rule, field, "*"), "{rule}");
             }
@@ -77,15 +85,31 @@ fn the_pod_satisfies_restricted() {
 }
 
 #[test]
-fn one_namespace_needs_no_cluster_role() {
+fn one_namespace_needs_no_cluster_role_but_to_review_tokens() {
     let Some(objects) = render(&["watchNamespace=ai"]) else { return };
-    assert!(of_kind(&objects, "ClusterRole").is_empty());
-    assert!(of_kind(&objects, "ClusterRoleBinding").is_empty());
+    let roles = of_kind(&objects, "ClusterRole");
+    let rule = serde_json::json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
+    assert!(roles.len() == 1 && roles[0]["rules"] == rule, "{roles:?}");
+    assert_eq!(of_kind(&objects, "ClusterRoleBinding").len(), 1);
     let args = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["args"];
     assert!(args.as_array().expect("args").iter().any(|arg| arg == "--namespace=ai"), "{args}");
     let namespaces: Vec<_> =
         of_kind(&objects, "Role").iter().map(|role| role["metadata"]["namespace"].clone()).collect();
     assert_eq!(namespaces, ["ai", "smallfirst-system"]);
+}
+
+/// Routers find every operator pod by a name that the operator is told.
+#[test]
+fn routers_find_the_operators_by_a_headless_service() {
+    let Some(objects) = render(&[]) else { return };
+    let services = of_kind(&objects, "Service");
+    let service = services.iter().find(|s| s["metadata"]["name"] == "smallfirst-sync").expect("a service");
+    assert_eq!((&service["spec"]["clusterIP"], &service["spec"]["ports"][0]["port"]), (&"None".into(), &9443.into()));
+    let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().expect("args");
+    let address = "--sync-address=smallfirst-sync.smallfirst-system.svc:9443";
+    assert!(args.iter().any(|arg| arg == address), "{args:?}");
+    assert!(container["ports"].as_array().expect("ports").iter().any(|port| port["containerPort"] == 9443));
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod routers;
 #[path = "operator_cluster/scale.rs"]
 mod scale;
 mod server;
+#[path = "operator_cluster/sync.rs"]
+mod sync;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -81,7 +83,7 @@ impl Running {
     }
 
     async fn start_with(client: Client, namespace: Option<String>, leader: Leader, settings: Settings) -> Self {
-        let controller = Controller::new(client, namespace, settings, leader);
+        let controller = Controller::new(client, namespace, settings, leader, None);
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&controller.world);
         let task = tokio::spawn(controller.run(stopped));

@@ -12,12 +12,18 @@ use smallfirst::operator::observe::Observed;
 use smallfirst::operator::plan::{self, Renderer, Settings, table};
 use smallfirst::operator::validate::{self, Invalid};
 use smallfirst::routing::source::manifests::{Source, parse};
+use smallfirst::routing::table::SyncAddress;
 use smallfirst::yaml;
 
 fn settings() -> Settings {
     // Without the version of this program, which every release changes.
     let renderer = Renderer { version: "test", ..Renderer::default() };
-    Settings { router_image: "registry.example/smallfirst:1".into(), renderer }
+    let sync = SyncAddress {
+        address: "smallfirst-sync.smallfirst-system.svc:9443".into(),
+        server_name: "smallfirst-sync".into(),
+        ca: "(PEM)".into(),
+    };
+    Settings { router_image: "registry.example/smallfirst:1".into(), renderer, sync: Some(sync) }
 }
 
 /// The objects of a case; each gets a uid that tells it from the others, as the API server would give it.

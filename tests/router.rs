@@ -243,7 +243,7 @@ async fn keys_are_checked_and_change_without_a_restart() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(router.ask_as("k-finance", &body("intent")).await.status, 401);
     assert_eq!(router.ask_as("k-new", &body("intent")).await.status, 200);
-    let problems = router.running.as_ref().unwrap().problems.borrow().clone();
+    let problems = router.running.as_ref().unwrap().standing.borrow().problems.clone();
     assert!(
         problems[0].message.contains("spec.clients[guest].apiKey.secretKeyRef: Secret client-keys has no key guest"),
         "{problems:?}"

@@ -17,9 +17,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use smallfirst::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy, crd};
-use smallfirst::operator::observe::{DeploymentState, Observed};
+use smallfirst::operator::observe::{DeploymentState, Observed, Reported, Reports};
 use smallfirst::operator::status::{self, ApplyProblem, Outcome};
 use smallfirst::operator::validate;
+use smallfirst::routing::report::RefusedTable;
+use smallfirst::routing::table::FORMAT_VERSION;
 use smallfirst::yaml;
 
 const QUICKSTART: &str = include_str!("../deploy/samples/quickstart.yaml");
@@ -109,8 +111,21 @@ fn path(edits: &[(&str, &str, Value)]) -> Value {
     shown(&object)
 }
 
+/// A router that reported a table, and may refuse another.
+fn reports(serves: &str, refuses: Option<&str>) -> Reports {
+    let refused = refuses.map(|hash| RefusedTable { hash: hash.to_owned(), message: "unknown gate".to_owned() });
+    let table_hash = Some(serves.to_owned());
+    let reported = Reported { table_hash, refused, table_format: FORMAT_VERSION, ..Reported::default() };
+    Reports { pods: [("pod".to_owned(), reported)].into(), ready: ["pod".to_owned()].into(), patient: false }
+}
+
 fn policy(edits: &[(&str, &str, Value)], routers: DeploymentState) -> Value {
+    reported(edits, routers, reports("1f0e", None))
+}
+
+fn reported(edits: &[(&str, &str, Value)], routers: DeploymentState, reports: Reports) -> Value {
     let mut observed = quickstart(edits);
+    observed.reports = Some(reports);
     observed.deployments.insert("assistants-router".to_owned(), routers);
     let mut object = RoutingPolicy::clone(&observed.policies["assistants"]);
     let outcome = match validate::policy(&object, &observed) {
@@ -120,7 +135,7 @@ fn policy(edits: &[(&str, &str, Value)], routers: DeploymentState) -> Value {
         }
         Err(invalid) => Outcome { invalid: Some(invalid), ..Outcome::default() },
     };
-    object.status = Some(status::policy(&object, &observed, &outcome, at(1)));
+    object.status = Some(status::policy(&object, &observed, &outcome, at(1)).0);
     shown(&object)
 }
 
@@ -194,6 +209,8 @@ fn situations() -> BTreeMap<&'static str, Value> {
         ("policy-fresh", fresh(policy(&[], deployment(2, 2)))),
         ("policy-ready", policy(&[], deployment(2, 2))),
         ("policy-routers-rolling", policy(&[], deployment(2, 1))),
+        ("policy-propagating", reported(&[], deployment(2, 2), reports("0a1b", None))),
+        ("policy-table-refused", reported(&[], deployment(2, 2), reports("0a1b", Some("1f0e")))),
         ("policy-missing-reference", policy(&[no_tier], deployment(2, 2))),
         ("policy-keeps-its-table-until-a-path-comes", policy(&[unknown_path], deployment(2, 2))),
         ("policy-invalid", policy(&[wrong_default], deployment(2, 2))),

@@ -10,6 +10,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
 /// The tier can answer now: at least one ready replica, or a provider or Service is configured.
 pub const AVAILABLE: &str = "Available";
+/// Every ready router serves the table that was published last.
+pub const PROGRAMMED: &str = "Programmed";
 /// The spec is rolled out.
 pub const READY: &str = "Ready";
 /// The object is not in force or not rolled out, and a person must act. Absent otherwise.
@@ -47,6 +49,22 @@ pub const REASON_CONFLICT: &str = "Conflict";
 pub const REASON_APPLY_FAILED: &str = "ApplyFailed";
 /// The cluster lacks something that the spec needs; the message names it. Tried again with back-off.
 pub const REASON_UNSUPPORTED: &str = "Unsupported";
+/// Every ready router reported the table that was published last.
+pub const REASON_PROGRAMMED: &str = "Programmed";
+/// Ready routers have not all reported the table yet.
+pub const REASON_PROPAGATING: &str = "Propagating";
+/// A router lacks a key that the table needs; the message names object, field, Secret and key.
+pub const REASON_WAITING_FOR_MOUNTS: &str = "WaitingForMounts";
+/// A router refuses the table; the message is the router's. A person must act.
+pub const REASON_TABLE_REFUSED: &str = "TableRefused";
+/// A router is of a version that can't read the table, or that does not report.
+pub const REASON_ROUTER_VERSION: &str = "RouterVersion";
+/// The table does not fit into a ConfigMap. A person must act.
+pub const REASON_TABLE_TOO_LARGE: &str = "TableTooLarge";
+/// No router pod is ready.
+pub const REASON_NO_ROUTERS: &str = "NoRouters";
+/// Routers don't report to this operator: it was started without `--sync-address`.
+pub const REASON_UNOBSERVED: &str = "Unobserved";
 /// Nothing has been seen yet (the schema's default).
 pub const REASON_PENDING: &str = "Pending";
 /// At least one replica is ready.

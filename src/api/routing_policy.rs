@@ -34,6 +34,12 @@ use super::types::{DataClass, Decimal, Empty, LocalRef, Ratio, Resources, Risk, 
         description = "Router pods that are ready"
     ),
     printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        description = "Whether every ready router serves the published table"
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
@@ -307,7 +313,7 @@ pub enum AccessLogFormat {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoutingPolicyStatus {
-    /// State of the policy: Accepted, ResolvedRefs, Ready; Reconciling or Stalled while it is not Ready.
+    /// State of the policy: Accepted, ResolvedRefs, Programmed, Ready; Reconciling or Stalled while it is not Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -10,9 +10,13 @@ use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::operator::controller::Controller;
 use crate::operator::plan::Settings;
+use crate::operator::sync::keeper::Keeper;
+use crate::operator::sync::server::{self, Desk};
+use crate::operator::sync::tokens::Tokens;
 use crate::runtime::leader::{self, Election};
 use crate::runtime::{admin, shutdown, telemetry};
 
@@ -31,6 +35,13 @@ pub struct Args {
     /// Namespace of the Lease that says which operator leads. Default: the one this process runs in.
     #[arg(long, env = "SMALLFIRST_LEADER_ELECTION_NAMESPACE")]
     leader_election_namespace: Option<String>,
+    /// Where routers report: HOST:PORT, by which they find every operator pod. Default: they don't report, and the
+    /// condition Programmed of policies is Unknown.
+    #[arg(long, env = "SMALLFIRST_SYNC_ADDRESS")]
+    sync_address: Option<String>,
+    /// Address on which routers' reports are taken, with --sync-address.
+    #[arg(long, default_value = "0.0.0.0:9443")]
+    sync_listen: SocketAddr,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:9090")]
     admin_address: SocketAddr,
@@ -58,11 +69,27 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         name: LEASE.to_owned(),
         identity: identity(),
     };
+    let namespace = lease.namespace.clone();
     let client = Client::try_from(config).context("the cluster's configuration")?;
     let listener = TcpListener::bind(args.admin_address).await.with_context(|| args.admin_address.to_string())?;
     let mut election = Election::start(client.clone(), lease);
     let settings = Settings { router_image: args.router_image, ..Settings::default() };
-    let controller = Controller::new(client, args.namespace, settings, election.leader.clone());
+    let mut sync = None;
+    let mut desk = None;
+    if let Some(address) = args.sync_address {
+        let listener = TcpListener::bind(args.sync_listen).await.with_context(|| args.sync_listen.to_string())?;
+        let (keeper, certificate, told) = Keeper::new(client.clone(), &namespace, &address, election.leader.clone());
+        sync = Some(told);
+        desk = Some((listener, keeper, certificate, Tokens::reviewed_by(client.clone())));
+    }
+    let controller = Controller::new(client, args.namespace, settings, election.leader.clone(), sync);
+    let mut reception = JoinSet::new();
+    if let Some((listener, keeper, certificate, tokens)) = desk {
+        let (world, queue) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
+        let desk = Desk { world, queue, tokens, leader: election.leader.clone() };
+        reception.spawn(keeper.run());
+        reception.spawn(server::serve(listener, certificate, Arc::new(desk)));
+    }
 
     let (stop, stopped) = watch::channel(false);
     let mut ended = stopped.clone();
@@ -77,6 +104,8 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         }
         _ = &mut election.task => true,
         _ = &mut work => true,
+        // Neither ends by itself: a panic must not go unnoticed.
+        Some(_) = reception.join_next() => true,
     };
     let _ = stop.send(true);
     if lost {
@@ -92,8 +121,7 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
 fn routes(controller: &Controller) -> admin::Router {
     let mut registry = Registry::default();
     controller.metrics.register(&mut registry);
-    let world = Arc::clone(&controller.world);
-    let awaits: admin::Awaits = Arc::new(move || world.awaited());
+    let awaits: admin::Awaits = Arc::new(controller.awaited());
     let (world, metrics) = (Arc::clone(&controller.world), Arc::clone(&controller.metrics));
     let refresh = Arc::new(move || {
         for (kind, count) in world.malformed() {

@@ -11,7 +11,8 @@ use anyhow::Context;
 use super::data_plane;
 use crate::router::control::{Inputs, last_good, no_services};
 use crate::router::run::Config;
-use crate::router::{Limits, MAX_BODY_BYTES};
+use crate::router::{Limits, MAX_BODY_BYTES, sync};
+use crate::routing::report::TOKEN_FILE;
 use crate::routing::source::{configmap, endpoints, file, secrets};
 use crate::routing::table::{DRAIN_SECONDS, LAME_DUCK_SECONDS, SECRETS_DIR};
 use crate::runtime::problems::{self, Pace};
@@ -44,6 +45,12 @@ pub struct Args {
     /// Folder for the last good table, which serves after a restart while the API server is away.
     #[arg(long)]
     state_dir: Option<PathBuf>,
+    /// File with the token by which operators know whose router this is.
+    #[arg(long, default_value = TOKEN_FILE)]
+    sync_token_file: PathBuf,
+    /// Name of this pod. Default: the host's name.
+    #[arg(long, env = "SMALLFIRST_POD")]
+    pod: Option<String>,
     /// Largest request body, in bytes.
     #[arg(long, default_value_t = MAX_BODY_BYTES)]
     max_body_bytes: usize,
@@ -89,11 +96,15 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         lame_duck: Duration::from_secs(args.lame_duck_seconds.into()),
         drain: Duration::from_secs(args.drain_seconds.into()),
         state: args.state_dir,
+        sync: cluster.is_some().then(|| sync::Identity {
+            pod: args.pod.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default(),
+            token: args.sync_token_file,
+        }),
         ..config
     };
     let running = data_plane::start(config, inputs).await?;
     let telling = cluster.map(|(client, namespace, policy)| {
-        tokio::spawn(problems::tell(client, namespace, policy, running.problems.clone(), Pace::default()))
+        tokio::spawn(problems::tell(client, namespace, policy, running.standing.clone(), Pace::default()))
     });
     shutdown::requested().await?;
     // Its successors may have what it lacks.

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
-use crate::api::conditions::{ACCEPTED, READY, REASON_PENDING, REASON_ROLLED_OUT, STALLED};
+use crate::api::conditions::{ACCEPTED, READY, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT, STALLED};
 use crate::runtime::events::note;
 
 /// The events between two lists of conditions. `generation` is the object's: the first is its creation.
@@ -34,7 +34,9 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
         let before = find(old, READY);
         let reason = before.as_ref().map_or(REASON_PENDING, |c| c.reason.as_str());
         let was = before.as_ref().is_some_and(|c| c.status == "True");
-        let rolled_out = generation > 1 && after.reason == REASON_ROLLED_OUT && !was && reason != REASON_PENDING;
+        // A table that routers take over is no news by itself: it takes milliseconds.
+        let was = was || [REASON_PENDING, REASON_PROPAGATING].contains(&reason);
+        let rolled_out = generation > 1 && after.reason == REASON_ROLLED_OUT && !was;
         // A stall that ends is told whatever comes after it: the object may roll out for long.
         let freed = was_stalled.is_some() && stalled.is_none() && events.is_empty();
         if rolled_out || freed {

@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod status;
+pub mod sync;
 pub mod validate;

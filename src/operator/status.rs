@@ -3,8 +3,11 @@
 //! Statuses are written seldom: a condition's time changes only when its status flips, messages do not count
 //! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
 
+mod programmed;
 mod progress;
 pub mod write;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,9 +16,9 @@ use super::observe::{DeploymentState, Observed};
 use super::plan;
 use super::validate::Invalid;
 use crate::api::conditions::{
-    ACCEPTED, AVAILABLE, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED,
-    REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY, REASON_RESOLVED, REASON_ROLLED_OUT,
-    REASON_SCALED_TO_ZERO, RESOLVED_REFS,
+    ACCEPTED, AVAILABLE, PROGRAMMED, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_NO_READY_REPLICAS,
+    REASON_NOT_ACCEPTED, REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY, REASON_RESOLVED,
+    REASON_ROLLED_OUT, REASON_ROUTER_VERSION, REASON_SCALED_TO_ZERO, REASON_TABLE_REFUSED, RESOLVED_REFS,
 };
 use crate::api::routing_policy::{RoutersStatus, TableStatus};
 use crate::api::{
@@ -92,9 +95,15 @@ pub fn path(path: &EscalationPath, outcome: &Outcome, now: Timestamp) -> Escalat
     }
 }
 
-/// The status of a policy. A policy that is not in force keeps the hash of the table that still serves.
+/// The status of a policy, and when to look again if nothing is heard. A policy that is not in force keeps the hash of
+/// the table that still serves.
 #[must_use]
-pub fn policy(policy: &RoutingPolicy, observed: &Observed, outcome: &Outcome, now: Timestamp) -> RoutingPolicyStatus {
+pub fn policy(
+    policy: &RoutingPolicy,
+    observed: &Observed,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> (RoutingPolicyStatus, Option<Duration>) {
     let stored = policy.status.clone().unwrap_or_default();
     let generation = policy.metadata.generation;
     let name = format!("{}-router", policy.metadata.name.as_deref().unwrap_or_default());
@@ -103,15 +112,38 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed, outcome: &Outcome, no
     let mut conditions = Conditions::new(&stored.conditions, generation, now);
     conditions.set(accepted(outcome));
     conditions.set(resolved(outcome));
+    let before = stored.table.as_ref().map(|table| table.hash.as_str());
+    let (programmed, again) = programmed::programmed(outcome, observed, &stored.conditions, before, generation, now);
     let rollout = Rollout { name: &name, wanted: replicas, state: deployment };
-    conditions.close(outcome, ready(outcome, Some(&rollout), conditions.was_ready(outcome)));
-    RoutingPolicyStatus {
+    let was_ready = conditions.was_ready(outcome);
+    let ready = ready(outcome, Some(&rollout), was_ready).and(&programmed, was_ready);
+    conditions.set(programmed);
+    conditions.close(outcome, ready);
+    let status = RoutingPolicyStatus {
         conditions: conditions.done(),
         observed_generation: generation,
         workloads: i32::try_from(policy.spec.workloads.len()).ok(),
         routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
         table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
+    };
+    (status, again)
+}
+
+/// The stored status of a policy whose table is about to be replaced by another, if it says that routers serve the table
+/// that is published: to be written with the table, so that it never speaks of a table that was replaced.
+#[must_use]
+pub fn replaced(policy: &RoutingPolicy, hash: &str, now: Timestamp) -> Option<RoutingPolicyStatus> {
+    let stored = policy.status.as_ref()?;
+    let holds = stored.conditions.iter().any(|c| c.type_ == PROGRAMMED && c.status == "True");
+    if !holds || stored.table.as_ref().is_some_and(|table| table.hash == hash) {
+        return None;
     }
+    let mut conditions = Conditions::new(&stored.conditions, policy.metadata.generation, now);
+    conditions.set(programmed::propagating());
+    let new = conditions.done().pop()?;
+    let mut status = stored.clone();
+    status.conditions.iter_mut().filter(|c| c.type_ == PROGRAMMED).for_each(|c| c.clone_from(&new));
+    Some(status)
 }
 
 /// What a condition should say.
@@ -129,6 +161,16 @@ impl Verdict {
 
     fn no(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self { type_, status: "False", reason, message: message.into() }
+    }
+
+    /// Ready, as far as the routers serve the table. Once they did, one that is lost or lacks a key does not fail a wait
+    /// for the spec; one that can't take the table over does.
+    fn and(self, programmed: &Self, was_ready: bool) -> Self {
+        let for_good = [REASON_TABLE_REFUSED, REASON_ROUTER_VERSION].contains(&programmed.reason);
+        if self.status != "True" || programmed.status != "False" || (was_ready && !for_good) {
+            return self;
+        }
+        Self { type_: self.type_, status: "False", reason: programmed.reason, message: programmed.message.clone() }
     }
 }
 
@@ -151,7 +193,9 @@ fn accepted(outcome: &Outcome) -> Verdict {
 fn resolved(outcome: &Outcome) -> Verdict {
     match problem(outcome, RESOLVED_REFS) {
         Some(invalid) => Verdict::no(RESOLVED_REFS, invalid.reason, &invalid.message),
-        None if outcome.invalid.is_some() => not_accepted(RESOLVED_REFS),
+        None if outcome.invalid.as_ref().is_some_and(|invalid| invalid.condition == ACCEPTED) => {
+            not_accepted(RESOLVED_REFS)
+        }
         None => Verdict::yes(RESOLVED_REFS, REASON_RESOLVED, "Every reference is to an accepted object"),
     }
 }
@@ -180,7 +224,8 @@ struct Rollout<'a> {
 fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> Verdict {
     if let Some(invalid) = &outcome.invalid {
         let message = format!("Not in force; what served before still serves. {}", invalid.message);
-        return Verdict::no(READY, REASON_NOT_ACCEPTED, message);
+        let reason = if invalid.condition == PROGRAMMED { invalid.reason } else { REASON_NOT_ACCEPTED };
+        return Verdict::no(READY, reason, message);
     }
     if let Some(problem) = &outcome.apply {
         return Verdict::no(READY, problem.reason, &problem.message);

@@ -12,7 +12,22 @@ use super::endpoints::{Addresses, Endpoints};
 use super::metrics::ReloadLabels;
 use super::secret_problem::SecretProblem;
 use super::snapshot::Snapshot;
+use crate::routing::report::RefusedTable;
 use crate::routing::source::secrets::Secrets;
+use crate::routing::table::{SyncAddress, hash};
+
+/// What became of the tables and keys that a router was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Hash of the table in force.
+    pub hash: Option<String>,
+    /// The table that was given last, if it is refused.
+    pub refused: Option<RefusedTable>,
+    /// What is missing (keys that are not mounted) or cannot be used.
+    pub problems: Vec<SecretProblem>,
+    /// Where the operators are, by the table in force.
+    pub sync: Option<SyncAddress>,
+}
 
 /// What a router is fed with.
 pub struct Inputs {
@@ -48,19 +63,19 @@ fn keep(state: &Path, table: &str) {
     }
 }
 
-/// Follows the inputs until they end. `problems` gets what is missing each time that changes.
+/// Follows the inputs until they end. `standing` is told what becomes of them.
 pub async fn follow(
     shared: Arc<Shared>,
     mut inputs: Inputs,
     state: Option<PathBuf>,
-    problems: watch::Sender<Vec<SecretProblem>>,
+    standing: watch::Sender<Standing>,
 ) {
-    load(&shared, &mut inputs, state.as_deref(), &problems);
+    load(&shared, &mut inputs, state.as_deref(), &standing);
     endpoints(&shared, &mut inputs);
     loop {
         tokio::select! {
-            Ok(()) = inputs.table.changed() => load(&shared, &mut inputs, state.as_deref(), &problems),
-            Ok(()) = inputs.secrets.changed() => load(&shared, &mut inputs, None, &problems),
+            Ok(()) = inputs.table.changed() => load(&shared, &mut inputs, state.as_deref(), &standing),
+            Ok(()) = inputs.secrets.changed() => load(&shared, &mut inputs, None, &standing),
             Ok(()) = inputs.addresses.changed() => endpoints(&shared, &mut inputs),
             // One that has ended takes nothing from the others.
             else => return,
@@ -74,7 +89,7 @@ fn endpoints(shared: &Shared, inputs: &mut Inputs) {
     shared.endpoints.store(Arc::new(new));
 }
 
-fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &watch::Sender<Vec<SecretProblem>>) {
+fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, standing: &watch::Sender<Standing>) {
     let Some(text) = inputs.table.borrow_and_update().clone() else { return };
     let secrets = inputs.secrets.borrow_and_update().clone();
     let before = shared.snapshot.load_full();
@@ -87,21 +102,35 @@ fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, problems: &w
                     keep(state, &text);
                 }
             }
-            problems.send_if_modified(|known| {
-                let changed = *known != new.problems;
-                known.clone_from(&new.problems);
-                changed
-            });
             for problem in &new.problems {
                 tracing::warn!("{problem}");
             }
+            let now = Standing {
+                hash: Some(new.hash.clone()),
+                refused: None,
+                problems: new.problems.clone(),
+                sync: new.table.sync.clone(),
+            };
+            // First in force, then told.
             shared.snapshot.store(Some(Arc::new(new)));
+            tell(standing, now);
             "loaded"
         }
         Err(refused) => {
             tracing::error!(error = %refused, "a table is refused; the last good one stays in force");
+            let refused = RefusedTable { hash: hash(&text), message: refused.to_string() };
+            let now = Standing { refused: Some(refused), ..standing.borrow().clone() };
+            tell(standing, now);
             "refused"
         }
     };
     shared.metrics.reloads.get_or_create(&ReloadLabels { result }).inc();
+}
+
+fn tell(standing: &watch::Sender<Standing>, now: Standing) {
+    standing.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
 }

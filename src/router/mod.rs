@@ -49,6 +49,7 @@ pub mod server;
 pub mod snapshot;
 pub mod sse;
 pub mod sticky;
+pub mod sync;
 pub mod trace;
 
 use std::cell::Cell;

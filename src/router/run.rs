@@ -16,12 +16,11 @@ use tokio::sync::watch;
 use super::access_log::AccessLog;
 use super::admission::budget::Budgets;
 use super::admission::budget_file::BudgetFile;
-use super::control::{Inputs, follow};
+use super::control::{Inputs, Standing, follow};
 use super::explain;
 use super::metrics::Metrics;
-use super::secret_problem::SecretProblem;
 use super::server::Server;
-use super::{Limits, Shared};
+use super::{Limits, Shared, sync};
 use crate::runtime::admin;
 
 /// Longest time to wait at the end for whoever reads the access log.
@@ -45,6 +44,8 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// Where the access log goes.
     pub access_log: Box<dyn std::io::Write + Send>,
+    /// As whom it reports to the operators that a table names; `None`: it makes no call that no request asks for.
+    pub sync: Option<sync::Identity>,
 }
 
 impl Config {
@@ -60,6 +61,7 @@ impl Config {
             drain: Duration::from_secs(30),
             state: None,
             access_log: Box::new(std::io::stdout()),
+            sync: None,
         }
     }
 }
@@ -73,8 +75,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// Its admin address.
     pub admin: Option<SocketAddr>,
-    /// What is missing (keys that are not mounted), as it changes.
-    pub problems: watch::Receiver<Vec<SecretProblem>>,
+    /// What became of its tables and keys, as it changes.
+    pub standing: watch::Receiver<Standing>,
     shared: Arc<Shared>,
     server: Server,
     stopping: watch::Sender<bool>,
@@ -95,10 +97,14 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
         None => Budgets::default(),
     };
     let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.limits, budgets, seed));
-    let (problem_sender, problems) = watch::channel(Vec::new());
-    tokio::spawn(follow(shared.clone(), inputs, config.state, problem_sender));
+    let (tell, standing) = watch::channel(Standing::default());
+    tokio::spawn(follow(shared.clone(), inputs, config.state, tell));
     let server = Server::start(&shared, config.listen, config.threads, config.drain)?;
     let (stopping, stopped) = watch::channel(false);
+    if let Some(identity) = config.sync {
+        let in_flight = shared.metrics.in_flight.clone();
+        tokio::spawn(sync::run(identity, standing.clone(), stopped.clone(), in_flight));
+    }
     let admin = match config.admin {
         None => None,
         Some(address) => {
@@ -124,7 +130,7 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
         }
     };
     let address = server.address;
-    Ok(Running { address, admin, problems, shared, server, stopping, lame_duck: config.lame_duck })
+    Ok(Running { address, admin, standing, shared, server, stopping, lame_duck: config.lame_duck })
 }
 
 /// The table in force and its hash.

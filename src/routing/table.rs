@@ -60,6 +60,21 @@ pub struct RoutingTable {
     /// Routers that share the limits of this table, each holding an equal part.
     #[serde(default = "one")]
     pub routers: u32,
+    /// Operators that routers report to. `None`: nobody.
+    #[serde(default)]
+    pub sync: Option<SyncAddress>,
+}
+
+/// Where routers find the operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SyncAddress {
+    /// Host and port. The host's name has an address for every operator pod.
+    pub address: String,
+    /// Name in the operators' certificates.
+    pub server_name: String,
+    /// The authority that signs them, as PEM.
+    pub ca: String,
 }
 
 const fn one() -> u32 {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::events;
 use crate::api::RoutingPolicy;
+use crate::router::control::Standing;
 use crate::router::secret_problem::SecretProblem;
 
 /// Who tells.
@@ -45,12 +46,12 @@ pub async fn tell(
     client: Client,
     namespace: String,
     policy: String,
-    mut problems: watch::Receiver<Vec<SecretProblem>>,
+    mut standing: watch::Receiver<Standing>,
     pace: Pace,
 ) {
     let mut agenda = Agenda::default();
     loop {
-        let known = problems.borrow_and_update().clone();
+        let known = standing.borrow_and_update().problems.clone();
         agenda.update(&known, Instant::now() + pace.grace);
         for problem in agenda.due(Instant::now()) {
             let told = publish(&client, &namespace, &policy, &problem).await;
@@ -65,7 +66,7 @@ pub async fn tell(
         }
         let far = Instant::now() + pace.again;
         tokio::select! {
-            changed = problems.changed() => if changed.is_err() { return },
+            changed = standing.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(agenda.next().unwrap_or(far)) => {}
         }
     }
@@ -156,8 +157,12 @@ mod tests {
         server
     }
 
-    fn start(server: &FakeApiServer, problems: &watch::Sender<Vec<SecretProblem>>, pace: Pace) {
-        tokio::spawn(tell(server.client(), "ml".into(), "front".into(), problems.subscribe(), pace));
+    fn lacking(problems: Vec<SecretProblem>) -> Standing {
+        Standing { problems, ..Standing::default() }
+    }
+
+    fn start(server: &FakeApiServer, standing: &watch::Sender<Standing>, pace: Pace) {
+        tokio::spawn(tell(server.client(), "ml".into(), "front".into(), standing.subscribe(), pace));
     }
 
     async fn pause(ms: u64) {
@@ -170,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn what_lasts_is_one_event_of_all_routers_however_often_it_is_told() {
         let server = server();
-        let (problems, _keep) = watch::channel(vec![problem("a")]);
+        let (problems, _keep) = watch::channel(lacking(vec![problem("a")]));
         start(&server, &problems, QUICK);
         start(&server, &problems, QUICK);
         pause(20).await;
@@ -181,11 +186,11 @@ mod tests {
         assert_eq!(server.count(EVENTS), 1, "{writes:#?}");
         let path = writes.iter().find(|w| w.code == 200).map(|w| w.path.clone()).expect("a write");
         assert_eq!(path, EVENTS);
-        problems.send(vec![problem("a"), problem("b")]).expect("it runs");
+        problems.send(lacking(vec![problem("a"), problem("b")])).expect("it runs");
         pause(300).await;
         assert_eq!(server.count(EVENTS), 2, "one problem does not hide another");
         // What is mended is not told any more.
-        problems.send(Vec::new()).expect("it runs");
+        problems.send(lacking(Vec::new())).expect("it runs");
         pause(100).await;
         let _ = server.take_writes();
         pause(400).await;
@@ -204,7 +209,7 @@ mod tests {
     async fn a_server_that_refuses_is_asked_again_later() {
         let server = server();
         server.fail(Fault { method: Method::POST, path: EVENTS.into(), times: Some(2), kind: FaultKind::Code(403) });
-        let (problems, _keep) = watch::channel(vec![problem("a")]);
+        let (problems, _keep) = watch::channel(lacking(vec![problem("a")]));
         start(&server, &problems, QUICK);
         pause(500).await;
         assert_eq!(server.count(EVENTS), 1);

@@ -3,11 +3,12 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 14] = [
+pub const PURE: [&str; 15] = [
     "api",
     "lease",
     "operator/plan",
     "operator/status",
+    "operator/sync/routers",
     "operator/validate",
     "routing/table",
     "router/admission/escalations",

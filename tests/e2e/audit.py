@@ -35,7 +35,7 @@ class Window:
         found = []
         for each in self.requests():
             ref = each["objectRef"]
-            if each["verb"] in READS or ref["resource"] in ("leases", "selfsubjectaccessreviews"):
+            if each["verb"] in READS or ref["resource"] in ("leases", "selfsubjectaccessreviews", "tokenreviews"):
                 continue
             resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
             found.append(f"{each['verb']} {resource} {ref.get('namespace', '')}/{ref.get('name', '')}")

@@ -51,6 +51,8 @@ var verdicts = map[string]verdict{
 	"policy-ready":             good,
 	"policy-routers-rolling":   progress,
 	"policy-missing-reference": progress,
+	"policy-propagating":       progress,
+	"policy-table-refused":     failed,
 	"policy-invalid":           failed,
 	// A last good table serves; the reference may still come.
 	"policy-keeps-its-table-until-a-path-comes": progress,

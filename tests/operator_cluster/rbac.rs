@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
+use smallfirst::router::control::Standing;
 use smallfirst::runtime::leader::{self, Election};
 use smallfirst::yaml;
 
 use super::routers::client_of;
+use super::sync::{Fleet, Listening};
 use super::*;
 
 /// A right: API group, resource, verb.
@@ -184,6 +186,19 @@ async fn live(client: &Client, ns: &str) {
     pause(1000).await;
 }
 
+/// A router reports.
+async fn report(client: &Client, ns: &str, listening: &Listening) {
+    let sync = listening.sync.borrow().clone();
+    let fleet = Fleet::new(client, ns).await;
+    let _tell = fleet.scripted("pod", Standing { sync, ..Standing::default() });
+    let id = (ns.to_owned(), "front".to_owned());
+    until("a report", || async {
+        let seen = listening.world.routers.of(&id, Instant::now())?;
+        seen.pods.contains_key("pod").then_some(())
+    })
+    .await;
+}
+
 /// Rights that do not show in this run's audit log.
 fn excused((group, resource, verb): &Right, used: &BTreeSet<Right>) -> bool {
     match verb.as_str() {
@@ -212,9 +227,18 @@ async fn run(client: Client, scoped: bool) {
     let election = Election::start(operator.clone(), lease);
     until("a leader", || async { election.leader.leads(tokio::time::Instant::now()).then_some(()) }).await;
     let watched = scoped.then(|| ns.clone());
-    let running = Running::start_as(operator, watched, election.leader.clone()).await;
+    let start = || Listening::start(operator.clone(), &release, watched.clone(), election.leader.clone());
+    let listening = start().await;
     live(&client, &ns).await;
-    running.stop().await;
+    report(&client, &ns, &listening).await;
+    listening.stop().await;
+    // The authority's Secret is spoilt: the leader makes another in its place.
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &release);
+    let spoilt = Patch::Merge(json!({"data": {"ca.key": ""}}));
+    secrets.patch("smallfirst-sync-ca", &PatchParams::default(), &spoilt).await.unwrap();
+    start().await.stop().await;
+    let key = secrets.get("smallfirst-sync-ca").await.unwrap().data.unwrap()["ca.key"].0.clone();
+    assert!(!key.is_empty());
     election.release().await;
     for object in
         objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster")))

@@ -5,6 +5,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use smallfirst::api::types::SecretKeyRef;
+use smallfirst::router::control::Standing;
 use smallfirst::router::secret_problem::SecretProblem;
 use smallfirst::routing::RoutingTable;
 use smallfirst::routing::source::{configmap, endpoints};
@@ -45,7 +46,7 @@ fn a_router_tells_a_missing_secret_on_its_policy_with_its_own_rights() {
         let router = client_of(&client, &ns, "front-router").await;
         let secret = SecretKeyRef { name: "keys".into(), key: "finance".into() };
         let problem = SecretProblem::absent("RoutingPolicy front: spec.clients[finance].apiKey.secretKeyRef", &secret);
-        let (sender, problems) = watch::channel(vec![problem]);
+        let (sender, problems) = watch::channel(Standing { problems: vec![problem], ..Standing::default() });
         let tick = Duration::from_millis(200);
         let pace = Pace { grace: tick, again: tick, retry: tick };
         for _ in 0..2 {

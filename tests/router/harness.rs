@@ -78,6 +78,7 @@ impl Harness {
             drain: Duration::from_secs(5),
             state: None,
             access_log: Box::new(log.clone()),
+            sync: None,
         };
         change(&mut config);
         let inputs = Inputs { table: tables, secrets: secret_changes, addresses: address_changes };

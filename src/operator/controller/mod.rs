@@ -38,6 +38,8 @@ use super::observe::watch::Watches;
 use super::observe::world::World;
 use super::plan::Settings;
 use super::status::ApplyProblem;
+use super::sync::SECRET;
+use crate::routing::table::SyncAddress;
 use crate::runtime::leader::Leader;
 
 /// Reconciles at a time.
@@ -54,6 +56,16 @@ pub struct Context {
     statuses: Statuses,
     malformed: Malformed,
     settings: Settings,
+    /// Where routers report, once that is known. `None`: nowhere.
+    sync: Option<watch::Receiver<Option<SyncAddress>>>,
+}
+
+impl Context {
+    /// The settings of this moment.
+    fn settings(&self) -> Settings {
+        let sync = self.sync.as_ref().and_then(|sync| sync.borrow().clone());
+        Settings { sync, ..self.settings.clone() }
+    }
 }
 
 /// How a reconcile went.
@@ -114,9 +126,15 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A controller that has not begun.
+    /// A controller that has not begun. With `sync` it awaits where routers report before it looks at anything.
     #[must_use]
-    pub fn new(client: Client, namespace: Option<String>, settings: Settings, leader: Leader) -> Self {
+    pub fn new(
+        client: Client,
+        namespace: Option<String>,
+        settings: Settings,
+        leader: Leader,
+        sync: Option<watch::Receiver<Option<SyncAddress>>>,
+    ) -> Self {
         let world = Arc::new(World::default());
         let queue = Arc::new(Queue::default());
         let metrics = Arc::new(Metrics::default());
@@ -126,6 +144,7 @@ impl Controller {
             statuses: Statuses::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
             malformed: Malformed::new(client.clone(), leader.clone(), Arc::clone(&metrics)),
             settings,
+            sync,
         });
         let watches = Watches {
             client,
@@ -141,7 +160,8 @@ impl Controller {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut watches = self.watches.start().await;
         let ready = async {
-            while !self.world.awaited().is_empty() {
+            let awaited = self.awaited();
+            while !awaited().is_empty() {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -149,6 +169,8 @@ impl Controller {
             () = ready => tracing::info!("every cache is filled"),
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        let mut sync = self.context.sync.clone();
+        sync.iter_mut().for_each(watch::Receiver::mark_unchanged);
         let statuses = {
             let (context, queue) = (Arc::clone(&self.context), Arc::clone(&self.queue));
             tokio::spawn(async move { context.statuses.run(&context.applier, &queue).await })
@@ -174,6 +196,7 @@ impl Controller {
                     break;
                 }
                 () = self.leader.changed() => {}
+                () = changed(&mut sync) => self.enqueue_policies(),
                 Some(_) = workers.join_next(), if !workers.is_empty() => {}
                 key = self.queue.next(), if workers.len() < WORKERS => {
                     if leading {
@@ -194,7 +217,24 @@ impl Controller {
         let of = |kind, ids: Vec<(String, String)>| ids.into_iter().map(move |id| Key { kind, id });
         self.queue.add_all(of(Kind::Tier, self.world.tiers.ids()));
         self.queue.add_all(of(Kind::Path, self.world.paths.ids()));
-        self.queue.add_all(of(Kind::Policy, self.world.policies.ids()));
+        self.enqueue_policies();
+    }
+
+    /// Every table says where routers report.
+    fn enqueue_policies(&self) {
+        let ids = self.world.policies.ids().into_iter();
+        self.queue.add_all(ids.map(|id| Key { kind: Kind::Policy, id }));
+    }
+
+    /// What is not known yet; empty when reconciling may begin.
+    pub fn awaited(&self) -> impl Fn() -> Vec<String> + Send + Sync + 'static {
+        let (world, sync) = (Arc::clone(&self.world), self.context.sync.clone());
+        move || {
+            let mut awaited = world.awaited();
+            let unknown = sync.as_ref().is_some_and(|sync| sync.borrow().is_none());
+            awaited.extend(unknown.then(|| format!("Secret {SECRET}")));
+            awaited
+        }
     }
 
     fn count(&self) {
@@ -214,6 +254,16 @@ impl Controller {
             metrics.reconcile(key.kind.name(), reconciled.result, began.elapsed());
         });
     }
+}
+
+/// Waits until routers report elsewhere. Never returns where they report nowhere.
+async fn changed(sync: &mut Option<watch::Receiver<Option<SyncAddress>>>) {
+    if let Some(sync) = sync
+        && sync.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 struct Running<'a> {

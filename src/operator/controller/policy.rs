@@ -2,6 +2,8 @@
 //!
 //! A policy that is not in force is not applied at all: the table that was published last keeps serving.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 
 use super::queue::Key;
@@ -15,6 +17,7 @@ use crate::operator::status::{self, Outcome};
 pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let Some(mut policy) = current(&context.world.policies, &key.id) else {
         context.statuses.keep(key);
+        context.world.routers.forget(&key.id);
         return Reconciled::nothing();
     };
     let owner = Owner { namespace: key.id.0.clone(), uid: policy.metadata.uid.clone().unwrap_or_default() };
@@ -22,11 +25,17 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     context.world.add_table(&mut observed, &owner.uid, &key.id.1);
     let mut outcome = Outcome::default();
     let mut ending = Reconciled::ok();
-    match plan::policy(&policy, &observed, &context.settings) {
+    match plan::policy(&policy, &observed, &context.settings()) {
         Ok(plan) => {
             outcome.unresolved.clone_from(&plan.unresolved);
             let hash = plan.table_hash.clone();
-            (outcome.apply, ending) = attempt(context.applier.apply(&owner, plan.objects()).await);
+            // Beside the table, not before it: routers don't wait for a status.
+            let replaced = status::replaced(&policy, &hash, Timestamp::now());
+            let (applied, ()) = tokio::join!(
+                context.applier.apply(&owner, plan.objects()),
+                context.statuses.at_once(key, &policy, replaced),
+            );
+            (outcome.apply, ending) = attempt(applied);
             if ending.is_gone() {
                 context.statuses.keep(key);
                 return ending;
@@ -39,9 +48,11 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     }
     let router = (key.id.0.clone(), format!("{}-router", key.id.1));
     context.world.add_deployment(&mut observed, &owner.uid, &router);
+    context.world.add_reports(&mut observed, &key.id, Instant::now());
     if let Some(latest) = current(&context.world.policies, &key.id) {
         policy.status = latest.status;
     }
-    let new = status::policy(&policy, &observed, &outcome, Timestamp::now());
-    ending.after(context.statuses.tell(key, &policy, policy.status.as_ref(), &new))
+    let (new, again) = status::policy(&policy, &observed, &outcome, Timestamp::now());
+    let told = context.statuses.tell(key, &policy, policy.status.as_ref(), &new);
+    ending.after([told, again].into_iter().flatten().min())
 }

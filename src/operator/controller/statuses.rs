@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::REPORTER;
 use super::queue::{Key, Kind, Queue};
-use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::api::{EscalationPath, ModelTier, RoutingPolicy, RoutingPolicyStatus};
 use crate::operator::apply::{Applier, Error, guarded};
 use crate::operator::events;
 use crate::operator::metrics::Metrics;
@@ -40,6 +40,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long an object waits whose status is being written.
 const ANSWER: Duration = Duration::from_millis(100);
+/// How often it looks whether a status that is on its way has been written.
+const SOON: Duration = Duration::from_millis(2);
 /// Statuses in flight at a time.
 const IN_FLIGHT: usize = 8;
 
@@ -132,18 +134,28 @@ impl Statuses {
         None
     }
 
+    /// Writes a status of a policy before anything else is written of it; the next [`tell`](Self::tell) goes on from
+    /// there. If that fails the next status says it.
+    pub async fn at_once(&self, key: &Key, policy: &RoutingPolicy, status: Option<RoutingPolicyStatus>) {
+        let Some(status) = status else { return };
+        self.waiting().remove(key);
+        // An older status may be on its way: this one must come after it.
+        while !self.writing().insert(key.clone()) {
+            tokio::time::sleep(SOON).await;
+        }
+        let written = self.patch::<RoutingPolicy>(&self.world.policies, key, &body(policy, &status)).await;
+        self.writing().remove(key);
+        if let Err(error) = written {
+            tracing::debug!(%key, %error, "a status was not written");
+        }
+    }
+
     fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition])
     where
         K: Resource<DynamicType = ()>,
         S: Status + Serialize,
     {
-        let body = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            // With its UID: never the status of another object of the same name.
-            "metadata": {"name": object.name_any(), "uid": object.meta().uid},
-            "status": status,
-        });
+        let body = body(object, status);
         let events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
         let mut waiting = self.waiting();
         let since = waiting.get(key).map_or_else(Instant::now, |before| before.since);
@@ -239,4 +251,15 @@ impl Statuses {
         cache.wrote(Guard(Ok(answer)));
         Ok(())
     }
+}
+
+/// The apply configuration of a status.
+fn body<K: Resource<DynamicType = ()>, S: Serialize>(object: &K, status: &S) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        // With its UID: never the status of another object of the same name.
+        "metadata": {"name": object.name_any(), "uid": object.meta().uid},
+        "status": status,
+    })
 }

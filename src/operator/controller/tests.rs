@@ -45,7 +45,7 @@ struct Running {
 impl Running {
     async fn start(server: &FakeApiServer, leader: Leader) -> Self {
         let settings = Settings { router_image: "registry.example/smallfirst:1".into(), ..Settings::default() };
-        let controller = Controller::new(server.client(), None, settings, leader);
+        let controller = Controller::new(server.client(), None, settings, leader, None);
         let world = Arc::clone(&controller.world);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(controller.run(stopped));

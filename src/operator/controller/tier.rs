@@ -20,7 +20,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let owner = Owner { namespace: key.id.0.clone(), uid: tier.metadata.uid.clone().unwrap_or_default() };
     let mut outcome = Outcome::default();
     let mut ending = Reconciled::ok();
-    match plan::tier(&tier, &context.world.templates(&owner.uid), &context.settings) {
+    match plan::tier(&tier, &context.world.templates(&owner.uid), &context.settings()) {
         Ok(plan) => {
             outcome.current_revision = plan.pool.as_ref().map(|pool| pool.current_revision.clone());
             let mut applied = context.applier.apply(&owner, plan.objects()).await;

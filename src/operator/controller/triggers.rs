@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use kube::core::DynamicObject;
 
@@ -16,7 +17,7 @@ use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::operator::observe::cache::Change;
 use crate::operator::observe::children::controller;
 use crate::operator::observe::guard::Guard;
-use crate::operator::observe::world::{World, port_names};
+use crate::operator::observe::world::{World, port_names, ready_pods, service_of};
 
 fn parts<K: Resource>(change: &Change<K>) -> (String, String) {
     let meta = change.new.as_ref().or(change.old.as_ref()).map(|object| object.meta().clone()).unwrap_or_default();
@@ -63,6 +64,17 @@ pub fn service(world: &World, change: &Change<Service>) -> Vec<Key> {
         }
     }
     keys
+}
+
+/// What a change of the endpoints of routers concerns: their policy, if other pods are ready.
+pub fn slice(change: &Change<EndpointSlice>) -> Option<Key> {
+    let ready = |slice: &Option<Arc<EndpointSlice>>| slice.as_deref().map(ready_pods).unwrap_or_default();
+    if ready(&change.old) == ready(&change.new) {
+        return None;
+    }
+    let slice = change.new.as_deref().or(change.old.as_deref())?;
+    let policy = service_of(slice)?.strip_suffix("-router")?;
+    Some(Key::new(Kind::Policy, slice.metadata.namespace.as_deref().unwrap_or_default(), policy))
 }
 
 /// The paths that use a tier, which is or was in these states, and the policies that use those or it.

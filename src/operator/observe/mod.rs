@@ -6,11 +6,12 @@ pub mod guard;
 pub mod watch;
 pub mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::routing::RoutingTable;
+use crate::routing::report::RefusedTable;
 
 /// The objects of one namespace, by name.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,36 @@ pub struct Observed {
     pub port_names: BTreeMap<(String, u16), String>,
     /// Deployments that the operator owns, by name.
     pub deployments: BTreeMap<String, DeploymentState>,
+    /// What the routers of the policy that is looked at say. `None`: they have nobody to report to.
+    pub reports: Option<Reports>,
+}
+
+/// The routers of a policy: what they reported last, and which should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// What was reported, by pod.
+    pub pods: BTreeMap<String, Reported>,
+    /// Pods that are ready, by the endpoints of the routers' Service.
+    pub ready: BTreeSet<String>,
+    /// Whether the operator has listened for so short a time that a router may not have reported yet.
+    pub patient: bool,
+}
+
+/// What a router reported, as far as a status depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Hash of the table in force.
+    pub table_hash: Option<String>,
+    /// The table that it was given last and refuses.
+    pub refused: Option<RefusedTable>,
+    /// Keys that it lacks, in words.
+    pub missing: Vec<String>,
+    /// Highest format of a table that it reads.
+    pub table_format: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Whether it was not heard lately.
+    pub silent: bool,
 }
 
 /// How far a Deployment is. Counts are pods.

@@ -8,7 +8,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DynamicObject, WatchParams};
@@ -23,7 +24,7 @@ use super::world::World;
 use crate::api::ModelTier;
 use crate::operator::controller::{Queue, triggers};
 use crate::operator::metrics::Metrics;
-use crate::operator::plan::MANAGED_BY;
+use crate::operator::plan::{COMPONENT, MANAGED_BY};
 
 /// What the watches share.
 #[derive(Clone)]
@@ -73,6 +74,19 @@ impl Watches {
         tasks.spawn(drive(api, config.clone(), "Service".to_owned(), Arc::clone(&self.metrics), move |event| {
             for change in w.services.watched(event.modify(only_ports)) {
                 q.add_all(triggers::service(&w, &change));
+            }
+        }));
+        let api: Api<EndpointSlice> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        // Kubernetes copies a Service's labels to its slices.
+        let routers = config.clone().labels(&format!("{COMPONENT}=router"));
+        let metrics = Arc::clone(&self.metrics);
+        tasks.spawn(drive(api, routers, "EndpointSlice".to_owned(), metrics, move |event| {
+            for change in w.slices.watched(event.modify(only_pods)) {
+                q.add_all(triggers::slice(&change));
             }
         }));
         for (index, resource) in world.children.kinds().iter().enumerate() {
@@ -130,6 +144,18 @@ fn only_ports(service: &mut Service) {
     let ports = service.spec.take().and_then(|spec| spec.ports);
     service.spec = Some(ServiceSpec { ports, ..ServiceSpec::default() });
     service.status = None;
+}
+
+/// Of an EndpointSlice, nothing but which pods are ready is kept.
+fn only_pods(slice: &mut EndpointSlice) {
+    let ObjectMeta { name, namespace, uid, resource_version, labels, .. } = std::mem::take(&mut slice.metadata);
+    slice.metadata = ObjectMeta { name, namespace, uid, resource_version, labels, ..ObjectMeta::default() };
+    slice.ports = None;
+    for endpoint in &mut slice.endpoints {
+        let Endpoint { conditions, target_ref, .. } = std::mem::take(endpoint);
+        let pod = |of: ObjectReference| ObjectReference { kind: of.kind, name: of.name, ..ObjectReference::default() };
+        *endpoint = Endpoint { conditions, target_ref: target_ref.map(pod), ..Endpoint::default() };
+    }
 }
 
 /// Runs one watch for ever.

@@ -1,9 +1,12 @@
 //! Everything that the watches have shown, and the part of it that one reconcile looks at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use kube::core::{DynamicObject, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -14,6 +17,7 @@ use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
+use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
 use crate::routing::table::CONFIG_MAP_KEY;
 
@@ -28,8 +32,12 @@ pub struct World {
     pub policies: Cache<Guard<RoutingPolicy>>,
     /// All Services, as far as their ports: a tier may name one of them.
     pub services: Cache<Service>,
+    /// Endpoints of the routers' Services: which of their pods are ready.
+    pub slices: Cache<EndpointSlice>,
     /// What the operator made.
     pub children: Children,
+    /// What routers reported.
+    pub routers: Routers,
 }
 
 /// A readable object that is not being deleted.
@@ -59,6 +67,7 @@ impl World {
         awaited.extend((!self.paths.is_ready()).then(|| "escalationpaths".to_owned()));
         awaited.extend((!self.policies.is_ready()).then(|| "routingpolicies".to_owned()));
         awaited.extend((!self.services.is_ready()).then(|| "ports of services".to_owned()));
+        awaited.extend((!self.slices.is_ready()).then(|| "endpointslices".to_owned()));
         awaited
     }
 
@@ -111,10 +120,33 @@ impl World {
         objects.iter().filter_map(|object| stored_template(object)).collect()
     }
 
+    /// Adds what the routers of a policy say, if anybody listens to them, and which of their pods are ready.
+    pub fn add_reports(&self, observed: &mut Observed, id: &Id, now: Instant) {
+        observed.reports = self.routers.of(id, now);
+        if let Some(reports) = &mut observed.reports {
+            let service = format!("{}-router", id.1);
+            let slices = self.slices.namespace(&id.0);
+            let ours = slices.iter().filter(|slice| service_of(slice) == Some(&service));
+            reports.ready = ours.flat_map(|slice| ready_pods(slice)).collect();
+        }
+    }
+
     fn child<K: Resource<DynamicType = ()>>(&self, owner: &str, id: &Id) -> Option<Arc<DynamicObject>> {
         let object = self.children.get_typed::<K>(id)?;
         controller(&object).is_some_and(|r| r.uid == owner).then_some(object)
     }
+}
+
+/// The Service that a slice is of.
+pub fn service_of(slice: &EndpointSlice) -> Option<&String> {
+    slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")
+}
+
+/// Pods of a slice that are ready. Unknown readiness counts as ready, as the API says.
+pub fn ready_pods(slice: &EndpointSlice) -> BTreeSet<String> {
+    let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    let pods = ready.filter_map(|endpoint| endpoint.target_ref.as_ref()).filter(|of| of.kind.as_deref() == Some("Pod"));
+    pods.filter_map(|pod| pod.name.clone()).collect()
 }
 
 /// Names of a Service's TCP ports that have one, by Service and number.

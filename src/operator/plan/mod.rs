@@ -30,7 +30,7 @@ use super::observe::Observed;
 use super::validate::{self, Invalid};
 use crate::api::model_tier::Pool;
 use crate::api::{ModelTier, RoutingPolicy};
-use crate::routing::table::Tier;
+use crate::routing::table::{SyncAddress, Tier};
 
 /// What the operator was started with, as far as objects depend on it.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub struct Settings {
     pub router_image: String,
     /// What renders pod templates of specs that have none stored.
     pub renderer: Renderer,
+    /// Where routers report. `None`: nowhere.
+    pub sync: Option<SyncAddress>,
 }
 
 /// What makes pod templates. Versions of the operator differ in it; a tier is rendered by it only once.
@@ -125,7 +127,8 @@ pub fn tier(tier: &ModelTier, stored: &[StoredTemplate], settings: &Settings) ->
 /// # Errors
 /// When the policy, or a path that it uses, is wrong or missing: the last good table then keeps serving.
 pub fn policy(policy: &RoutingPolicy, observed: &Observed, settings: &Settings) -> Result<PolicyPlan, Invalid> {
-    let valid = validate::policy(policy, observed)?;
+    let mut valid = validate::policy(policy, observed)?;
+    valid.value.sync.clone_from(&settings.sync);
     router::plan(policy, &valid.value, valid.unresolved, settings)
 }
 

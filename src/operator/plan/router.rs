@@ -5,8 +5,9 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SecretVolumeSource, TopologySpreadConstraint, Volume, VolumeMount,
+    ConfigMap, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SecretVolumeSource, ServiceAccountTokenProjection, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -16,8 +17,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::labels::{Owner, POLICY, TABLE_HASH};
 use super::{Invalid, PolicyPlan, Settings, common};
 use crate::api::RoutingPolicy;
-use crate::api::conditions::{ACCEPTED, REASON_INVALID};
+use crate::api::conditions::{PROGRAMMED, REASON_TABLE_TOO_LARGE};
 use crate::api::types::IntOrPercent;
+use crate::routing::report::{AUDIENCE, TOKEN_DIR, TOKEN_FILE};
 use crate::routing::table::{self, CONFIG_MAP_KEY, RoutingTable, SECRETS_DIR};
 
 /// Folder in which a router keeps the last good table over restarts of its container.
@@ -40,8 +42,8 @@ pub(super) fn plan(
     let json = table.to_json();
     if json.len() > LARGEST_TABLE {
         return Err(Invalid {
-            condition: ACCEPTED,
-            reason: REASON_INVALID,
+            condition: PROGRAMMED,
+            reason: REASON_TABLE_TOO_LARGE,
             message: format!(
                 "spec.workloads: the routing table has {} bytes, more than {LARGEST_TABLE}; split the policy, or \
                  shorten inline schemas of its paths",
@@ -179,12 +181,13 @@ fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, ow
         read_only,
         ..VolumeMount::default()
     };
-    let state = mount("state".into(), STATE_DIR.into(), None);
+    let own = [mount("state".into(), STATE_DIR.into(), None), mount("sync-token".into(), TOKEN_DIR.into(), Some(true))];
     let secrets = secrets.iter().map(|s| mount(volume_name(s), format!("{SECRETS_DIR}/{s}"), Some(true)));
     Container {
         name: "router".into(),
         image: Some(settings.router_image.clone()),
         args: Some(args.map(str::to_owned).into()),
+        env: Some(vec![pod_name()]),
         ports: Some(vec![port("http", TRAFFIC_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(
             policy.spec.router.resources.as_ref().and_then(common::resources).unwrap_or_else(default_resources),
@@ -193,8 +196,18 @@ fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, ow
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..admin_probe("/healthz") }),
         lifecycle: Some(common::sleep_before_stop(common::ROUTER_STOP_DELAY)),
         security_context: Some(common::container_security()),
-        volume_mounts: Some(std::iter::once(state).chain(secrets).collect()),
+        volume_mounts: Some(own.into_iter().chain(secrets).collect()),
         ..Container::default()
+    }
+}
+
+/// A host's name may be a part of the pod's only.
+fn pod_name() -> EnvVar {
+    let field = ObjectFieldSelector { field_path: "metadata.name".into(), api_version: None };
+    EnvVar {
+        name: "SMALLFIRST_POD".into(),
+        value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+        value: None,
     }
 }
 
@@ -230,7 +243,22 @@ fn volumes(secrets: &[String]) -> Vec<Volume> {
         }),
         ..Volume::default()
     });
-    std::iter::once(state).chain(secrets).collect()
+    [state, sync_token()].into_iter().chain(secrets).collect()
+}
+
+/// The token by which operators know whose router this is: good for nothing else, and for this pod only.
+fn sync_token() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(AUDIENCE.into()),
+        expiration_seconds: Some(3600),
+        path: TOKEN_FILE.rsplit('/').next().unwrap_or_default().into(),
+    };
+    let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+    Volume {
+        name: "sync-token".into(),
+        projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), default_mode: None }),
+        ..Volume::default()
+    }
 }
 
 /// A Secret's name may be longer than a volume's and hold dots, so its hash names the volume.

@@ -6,7 +6,8 @@ use serde_json::json;
 use super::write::{LONGEST, Write, decide};
 use super::*;
 use crate::api::conditions::{
-    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_INVALID, REASON_REF_NOT_FOUND, RECONCILING, STALLED,
+    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_INVALID, REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND,
+    REASON_WAITING_FOR_MOUNTS, RECONCILING, STALLED,
 };
 
 fn a_tier(replicas: i32) -> ModelTier {
@@ -190,12 +191,12 @@ fn an_invalid_policy_keeps_the_hash_of_the_table_that_serves() {
     let mut policy = a_policy();
     let observed = seen("front-router", rolled_out(2));
     let good = Outcome { table_hash: Some("abc".to_owned()), ..Outcome::default() };
-    policy.status = Some(super::policy(&policy, &observed, &good, at(1)));
+    policy.status = Some(super::policy(&policy, &observed, &good, at(1)).0);
     says(&policy.status.as_ref().expect("a status").conditions, READY, "True", REASON_ROLLED_OUT);
 
     let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "spec.default: wrong".to_owned() };
     let bad = Outcome { invalid: Some(invalid), ..Outcome::default() };
-    let status = super::policy(&policy, &observed, &bad, at(2));
+    let (status, _) = super::policy(&policy, &observed, &bad, at(2));
     says(&status.conditions, ACCEPTED, "False", REASON_INVALID);
     says(&status.conditions, RESOLVED_REFS, "Unknown", REASON_NOT_ACCEPTED);
     says(&status.conditions, READY, "False", REASON_NOT_ACCEPTED);
@@ -207,7 +208,7 @@ fn an_invalid_policy_keeps_the_hash_of_the_table_that_serves() {
 fn what_waits_for_others_is_accepted_but_not_resolved() {
     let unresolved = Invalid { condition: RESOLVED_REFS, reason: REASON_REF_NOT_FOUND, message: "no tier".to_owned() };
     let outcome = Outcome { unresolved: Some(unresolved), table_hash: Some("a".to_owned()), ..Outcome::default() };
-    let status = super::policy(&a_policy(), &seen("front-router", rolled_out(2)), &outcome, at(1));
+    let (status, _) = super::policy(&a_policy(), &seen("front-router", rolled_out(2)), &outcome, at(1));
     says(&status.conditions, ACCEPTED, "True", REASON_ACCEPTED);
     says(&status.conditions, RESOLVED_REFS, "False", REASON_REF_NOT_FOUND);
     says(&status.conditions, READY, "False", REASON_REF_NOT_FOUND);
@@ -284,9 +285,56 @@ fn the_three_kinds_say_it() {
     for conditions in [
         super::tier(&a_tier(1), &nothing, &outcome, at(1)).conditions,
         super::path(&path, &outcome, at(1)).conditions,
-        super::policy(&a_policy(), &nothing, &outcome, at(1)).conditions,
+        super::policy(&a_policy(), &nothing, &outcome, at(1)).0.conditions,
     ] {
         assert_eq!(beside(&conditions), [(STALLED, "True", REASON_INVALID)]);
         assert_eq!(condition(&conditions, STALLED).message, "spec.a: wrong");
     }
+}
+
+/// A policy whose routers report, over what its one ready router says.
+fn with_router(policy: &RoutingPolicy, hash: &str, missing: &[&str], second: i64) -> RoutingPolicyStatus {
+    use crate::operator::observe::{Reported, Reports};
+    let missing = missing.iter().map(|&text| text.to_owned()).collect();
+    let table_format = crate::routing::table::FORMAT_VERSION;
+    let reported = Reported { table_hash: Some(hash.into()), table_format, missing, ..Reported::default() };
+    let reports =
+        Reports { pods: [("pod".to_owned(), reported)].into(), ready: ["pod".to_owned()].into(), patient: false };
+    let observed = Observed { reports: Some(reports), ..seen("front-router", rolled_out(2)) };
+    let outcome = Outcome { table_hash: Some("new".into()), ..Outcome::default() };
+    super::policy(policy, &observed, &outcome, at(second)).0
+}
+
+#[test]
+fn a_spec_is_rolled_out_when_routers_serve_it_and_a_key_that_goes_later_does_not_undo_that() {
+    let mut policy = a_policy();
+    let status = with_router(&policy, "old", &[], 1);
+    says(&status.conditions, PROGRAMMED, "False", REASON_PROPAGATING);
+    says(&status.conditions, READY, "False", REASON_PROPAGATING);
+    policy.status = Some(status);
+    policy.status = Some(with_router(&policy, "new", &[], 2));
+    let conditions = &policy.status.as_ref().expect("a status").conditions;
+    says(conditions, PROGRAMMED, "True", REASON_PROGRAMMED);
+    says(conditions, READY, "True", REASON_ROLLED_OUT);
+    let status = with_router(&policy, "new", &["no key"], 3);
+    says(&status.conditions, PROGRAMMED, "False", REASON_WAITING_FOR_MOUNTS);
+    says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+    // Of a new spec it is told from the start.
+    policy.metadata.generation = Some(2);
+    let status = with_router(&policy, "new", &["no key"], 4);
+    says(&status.conditions, READY, "False", REASON_WAITING_FOR_MOUNTS);
+}
+
+#[test]
+fn a_status_never_speaks_of_a_table_that_was_replaced() {
+    let mut policy = a_policy();
+    assert_eq!(replaced(&policy, "new", at(1)), None, "nothing was said yet");
+    policy.status = Some(with_router(&policy, "new", &[], 2));
+    assert_eq!(replaced(&policy, "new", at(3)), None, "the same table");
+    let status = replaced(&policy, "newer", at(3)).expect("a status");
+    says(&status.conditions, PROGRAMMED, "False", REASON_PROPAGATING);
+    says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+    assert_eq!(status.table.as_ref().expect("a table").hash, "new", "it is not published yet");
+    policy.status = Some(status);
+    assert_eq!(replaced(&policy, "newest", at(4)), None, "it says so already");
 }

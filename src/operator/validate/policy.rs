@@ -77,6 +77,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         access_log: spec.access_log.format,
         time_zone: spec.time_zone.clone(),
         routers: u32::try_from(spec.router.replicas).unwrap_or(1),
+        sync: None,
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }

@@ -1,0 +1,174 @@
+//! Pure: what every router said last, by policy and pod.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::operator::observe::cache::Id;
+use crate::operator::observe::{Reported, Reports};
+use crate::routing::report::Report;
+
+/// A router that was not heard for so long is silent.
+pub const SILENT: Duration = Duration::from_secs(5);
+/// How long an operator listens before it says of a router that it does not report.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// After this time a pod that was not heard is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// Pods of a policy that are known at a time.
+const MOST: usize = 512;
+/// Longest text of a report that is kept, in bytes, and most entries of a list.
+const LONGEST: (usize, usize) = (1024, 32);
+
+/// The routers of all policies.
+#[derive(Debug, Default)]
+pub struct Routers(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    since: Option<Instant>,
+    policies: HashMap<Id, BTreeMap<String, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    report: Report,
+    heard: Instant,
+}
+
+impl Routers {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on routers can report.
+    pub fn listen(&self, now: Instant) {
+        self.state().since.get_or_insert(now);
+    }
+
+    /// Takes a report. Says whether it changes what a status says.
+    pub fn take(&self, policy: &Id, mut report: Report, now: Instant) -> bool {
+        bound(&mut report);
+        let mut state = self.state();
+        let pods = state.policies.entry(policy.clone()).or_default();
+        pods.retain(|_, known| now.duration_since(known.heard) < FORGOTTEN);
+        let order = |report: &Report| (report.incarnation, report.sequence);
+        let Some(known) = pods.get_mut(&report.pod) else {
+            if pods.len() >= MOST {
+                return false;
+            }
+            pods.insert(report.pod.clone(), Known { report, heard: now });
+            return true;
+        };
+        if order(&report) <= order(&known.report) {
+            // Overtaken on its way, or of a process that has ended.
+            return false;
+        }
+        let was_silent = now.duration_since(known.heard) > SILENT;
+        let changed = was_silent || reported(&known.report, false) != reported(&report, false);
+        *known = Known { report, heard: now };
+        changed
+    }
+
+    /// What the routers of a policy said. `None`: nobody listens.
+    pub fn of(&self, policy: &Id, now: Instant) -> Option<Reports> {
+        let state = self.state();
+        let since = state.since?;
+        let pods = state.policies.get(policy);
+        let pods = pods.into_iter().flatten().map(|(pod, known)| {
+            let silent = now.duration_since(known.heard) > SILENT;
+            (pod.clone(), reported(&known.report, silent))
+        });
+        let patient = now.duration_since(since) < PATIENCE;
+        Some(Reports { pods: pods.collect(), patient, ..Reports::default() })
+    }
+
+    /// Forgets policies that are gone.
+    pub fn forget(&self, policy: &Id) {
+        self.state().policies.remove(policy);
+    }
+}
+
+fn reported(report: &Report, silent: bool) -> Reported {
+    Reported {
+        table_hash: report.table_hash.clone(),
+        refused: report.refused.clone(),
+        missing: report.missing.clone(),
+        table_format: report.table_format,
+        version: report.version.clone(),
+        silent,
+    }
+}
+
+/// Cuts what is longer than anybody reads.
+fn bound(report: &mut Report) {
+    let cut = |text: &mut String| {
+        let end = (0..=LONGEST.0.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+        text.truncate(end);
+    };
+    report.missing.truncate(LONGEST.1);
+    let Report { pod, version, table_hash, refused, missing, .. } = report;
+    let refused = refused.iter_mut().flat_map(|refused| [&mut refused.hash, &mut refused.message]);
+    [pod, version].into_iter().chain(table_hash).chain(refused).chain(missing).for_each(cut);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> Id {
+        ("ml".to_owned(), "front".to_owned())
+    }
+
+    fn report(incarnation: u64, sequence: u64, hash: &str) -> Report {
+        Report { pod: "a".into(), incarnation, sequence, table_hash: Some(hash.into()), ..Report::default() }
+    }
+
+    fn hash(routers: &Routers, now: Instant) -> Option<String> {
+        routers.of(&id(), now)?.pods.get("a")?.table_hash.clone()
+    }
+
+    #[test]
+    fn only_what_a_status_says_is_news() {
+        let (routers, now) = (Routers::default(), Instant::now());
+        assert_eq!(routers.of(&id(), now), None, "nobody listens");
+        routers.listen(now);
+        assert!(routers.take(&id(), report(1, 1, "h1"), now));
+        assert!(!routers.take(&id(), Report { in_flight: 7, stamp_ms: 9, ..report(1, 2, "h1") }, now));
+        assert!(routers.take(&id(), report(1, 3, "h2"), now));
+        let after = now + SILENT + Duration::from_millis(1);
+        assert!(routers.of(&id(), after).is_some_and(|seen| seen.pods["a"].silent && seen.patient));
+        assert!(routers.take(&id(), report(1, 4, "h2"), after), "heard again");
+        assert!(routers.of(&id(), now + PATIENCE).is_some_and(|seen| !seen.patient));
+    }
+
+    #[test]
+    fn what_was_overtaken_or_has_ended_is_not_believed() {
+        let (routers, now) = (Routers::default(), Instant::now());
+        routers.listen(now);
+        routers.take(&id(), report(5, 9, "new"), now);
+        for old in [report(5, 8, "old"), report(4, 99, "old")] {
+            assert!(!routers.take(&id(), old, now));
+            assert_eq!(hash(&routers, now).as_deref(), Some("new"));
+        }
+        // A process that began later counts from the beginning.
+        assert!(routers.take(&id(), report(6, 0, "restarted"), now));
+        assert_eq!(hash(&routers, now).as_deref(), Some("restarted"));
+    }
+
+    #[test]
+    fn one_policy_cannot_fill_the_memory() {
+        let (routers, now) = (Routers::default(), Instant::now());
+        routers.listen(now);
+        for pod in 0..2 * MOST {
+            let long = "x".repeat(10_000);
+            let missing = vec![long.clone(); 100];
+            routers.take(&id(), Report { pod: pod.to_string(), missing, version: long, ..report(1, 1, "h") }, now);
+        }
+        let seen = routers.of(&id(), now).expect("reports");
+        assert_eq!(seen.pods.len(), MOST);
+        assert!(seen.pods.values().all(|pod| pod.missing.len() == LONGEST.1 && pod.version.len() == LONGEST.0));
+        // Later ones find room when those are gone.
+        assert!(routers.take(&id(), report(1, 1, "h"), now + FORGOTTEN));
+        assert_eq!(routers.of(&id(), now + FORGOTTEN).map(|seen| seen.pods.len()), Some(1));
+    }
+}
