@@ -25,6 +25,7 @@ fn tidied(crd: &CustomResourceDefinition) -> Value {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 tidy(schema);
+                no_defaults_in_lists(schema, false);
                 default_status(schema);
             }
         }
@@ -48,6 +49,26 @@ fn default_status(schema: &mut Value) {
         && let Some(spec) = root.get_mut("properties").and_then(|p| p.get_mut("spec")).and_then(Value::as_object_mut)
     {
         spec.entry("description").or_insert_with(|| "What is wanted.".into());
+    }
+}
+
+/// Takes the defaults of list items out of a schema: those are the types' own (ADR 14).
+///
+/// A client that does not know the type replaces a list as a whole. One with defaults written into it by the API server
+/// then differs from its manifest for ever, in the eyes of Argo CD and of `kubectl apply`.
+fn no_defaults_in_lists(schema: &mut Value, in_list: bool) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if in_list {
+        map.remove("default");
+    }
+    for field in map.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        no_defaults_in_lists(field, in_list);
+    }
+    if let Some(items) = map.get_mut("items") {
+        no_defaults_in_lists(items, true);
+    }
+    if let Some(values) = map.get_mut("additionalProperties") {
+        no_defaults_in_lists(values, in_list);
     }
 }
 
@@ -100,6 +121,16 @@ mod tests {
             let said = ["type", "status", "reason"].map(|field| condition[field].as_str().unwrap_or_default());
             assert_eq!(said, ["Ready", "Unknown", "Pending"], "{}", crd["metadata"]["name"]);
         }
+    }
+
+    #[test]
+    fn the_api_server_writes_nothing_into_lists() {
+        let list = json!({"default": [], "items": {"properties": {"a": {"default": 1, "type": "integer"}}}});
+        let mut schema = json!({"properties": {"b": {"default": 2}, "list": list}});
+        no_defaults_in_lists(&mut schema, false);
+        assert_eq!(schema.pointer("/properties/b/default"), Some(&json!(2)));
+        assert_eq!(schema.pointer("/properties/list/default"), Some(&json!([])));
+        assert_eq!(schema.pointer("/properties/list/items/properties/a"), Some(&json!({"type": "integer"})));
     }
 
     /// `kubectl explain` is the first manual: every field below spec and status has text.

@@ -165,7 +165,7 @@ pub struct Gate {
     /// Accept only answers that another tier grades well. It is asked only when every gate before has passed; requests for several choices, with tools or with images are not graded, which is missing evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeGate>,
-    /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON.
+    /// What to do with an answer that lacks what the gate looks at, such as log probabilities or JSON. Default: Escalate.
     #[serde(default)]
     pub on_missing: OnMissing,
     /// Whether an answer that fails this gate is never returned, not even for want of a better one. Default: true for jsonSchema and toolCalls, else false.

@@ -237,7 +237,7 @@ pub struct EnvVar {
     /// Name of the variable.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Its value.
+    /// Its value. Default: empty.
     #[serde(default)]
     #[schemars(length(max = 4096))]
     pub value: String,
