@@ -3,6 +3,8 @@
 //! Its requests are counted on the wire, so that a write that changes nothing counts too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "operator_cluster/budgets.rs"]
+mod budgets;
 #[path = "operator_cluster/gitops.rs"]
 mod gitops;
 #[path = "operator_cluster/pinned.rs"]

@@ -1,6 +1,6 @@
 //! `RoutingPolicy`: which requests are which workload, which path each workload takes, and who may ask.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -329,6 +329,26 @@ pub struct RoutingPolicyStatus {
     /// The routing table that was published last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableStatus>,
+    /// How the budgets of clients and workloads stand, written once a minute at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub budgets: Vec<BudgetStatus>,
+}
+
+/// How a budget stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetStatus {
+    /// Whose it is: `client/NAME` or `workload/NAME`.
+    #[schemars(length(max = 72))]
+    pub name: String,
+    /// Spent in this period, in the policy's currency, with what is reserved for requests in flight. What routers had that were lost counts as spent.
+    pub spent: Decimal,
+    /// Left of it.
+    pub left: Decimal,
+    /// When the period ends.
+    #[schemars(extend("maxLength" = 64))]
+    pub period_ends: Time,
 }
 
 /// The router's pods.

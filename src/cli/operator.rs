@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::operator::controller::Controller;
 use crate::operator::plan::Settings;
+use crate::operator::sync::budgets::Budgets;
 use crate::operator::sync::keeper::Keeper;
 use crate::operator::sync::server::{self, Desk};
 use crate::operator::sync::tokens::Tokens;
@@ -82,12 +83,14 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         sync = Some(told);
         desk = Some((listener, keeper, certificate, Tokens::reviewed_by(client.clone())));
     }
-    let controller = Controller::new(client, args.namespace, settings, election.leader.clone(), sync);
+    let controller = Controller::new(client.clone(), args.namespace, settings, election.leader.clone(), sync);
     let mut reception = JoinSet::new();
     if let Some((listener, keeper, certificate, tokens)) = desk {
         let (world, queue) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
-        let desk = Desk { world, queue, tokens, leader: election.leader.clone() };
+        let budgets = Arc::new(Budgets::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
+        let desk = Desk { world, queue, tokens, leader: election.leader.clone(), budgets: Arc::clone(&budgets) };
         reception.spawn(keeper.run());
+        reception.spawn(budgets.run());
         reception.spawn(server::serve(listener, certificate, Arc::new(desk)));
     }
 

@@ -3,6 +3,7 @@
 //! Statuses are written seldom: a condition's time changes only when its status flips, messages do not count
 //! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
 
+mod budgets;
 mod programmed;
 mod progress;
 pub mod write;
@@ -125,6 +126,7 @@ pub fn policy(
         workloads: i32::try_from(policy.spec.workloads.len()).ok(),
         routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
         table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
+        budgets: budgets::budgets(policy, observed.budgets.as_ref()),
     };
     (status, again)
 }

@@ -69,6 +69,9 @@ impl Config {
 /// Name of the file in the state folder with what was spent.
 const BUDGETS: &str = "budgets";
 
+/// Time for the last report: what is left in a purse is for others.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// A running router.
 pub struct Running {
     /// Its traffic address.
@@ -102,8 +105,7 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
     let server = Server::start(&shared, config.listen, config.threads, config.drain)?;
     let (stopping, stopped) = watch::channel(false);
     if let Some(identity) = config.sync {
-        let in_flight = shared.metrics.in_flight.clone();
-        tokio::spawn(sync::run(identity, standing.clone(), stopped.clone(), in_flight));
+        tokio::spawn(sync::run(identity, standing.clone(), stopped.clone(), shared.clone()));
     }
     let admin = match config.admin {
         None => None,
@@ -151,6 +153,7 @@ impl Running {
         // Without an admin port nobody listens for this.
         let _ = self.stopping.send(true);
         tokio::time::sleep(self.lame_duck).await;
+        let shared = Arc::clone(&self.shared);
         let stop = move || {
             self.server.stop();
             if !self.shared.access_log.flush(LOG) {
@@ -158,5 +161,8 @@ impl Running {
             }
         };
         let _ = tokio::task::spawn_blocking(stop).await;
+        if shared.budgets.close() {
+            tokio::time::sleep(FAREWELL).await;
+        }
     }
 }

@@ -181,7 +181,7 @@ fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, Refused> {
     Ok(read)
 }
 
-/// The budget of a client or workload. Without an operator that grants it, each router holds an equal part.
+/// The budget of a client or workload. Without operators that grant it, each router holds an equal part.
 pub(super) fn budget(
     budgets: &Budgets,
     scope: Scope,
@@ -190,8 +190,8 @@ pub(super) fn budget(
     table: &RoutingTable,
 ) -> Option<Arc<Budget>> {
     let terms = terms?;
-    let own = terms.amount / i64::from(table.routers.max(1));
-    Some(budgets.of(scope, name, terms, &table.time_zone, Some(own)))
+    let own = table.sync.is_none().then(|| terms.amount / i64::from(table.routers.max(1)));
+    Some(budgets.of(scope, name, terms, &table.time_zone, own))
 }
 
 /// Accounts with a quota, by name.

@@ -4,7 +4,11 @@
 //! Both ways a field that is not known is ignored and one that is missing has a default, so that a router and an
 //! operator of different versions understand each other.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::lease::budget;
 
 /// Format that this build writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -54,6 +58,10 @@ pub struct Report {
     pub draining: bool,
     /// Requests that it works on.
     pub in_flight: u64,
+    /// Whose purses the claims are of: a pod keeps them over restarts of its process.
+    pub purses: u64,
+    /// What it says of budgets, by their keys.
+    pub budgets: BTreeMap<String, budget::Claim>,
 }
 
 /// A table that a router refuses.
@@ -78,6 +86,8 @@ pub struct Reply {
     pub stamp_ms: u64,
     /// When to report again at the latest, in milliseconds. 0: as before.
     pub next_ms: u64,
+    /// What it is granted of budgets, by their keys.
+    pub budgets: BTreeMap<String, budget::Grant>,
 }
 
 #[cfg(test)]

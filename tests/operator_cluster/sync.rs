@@ -10,14 +10,14 @@ use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::Kubeconfig;
-use prometheus_client::metrics::gauge::Gauge;
 use smallfirst::operator::controller::Queue;
 use smallfirst::operator::observe::world::World;
+use smallfirst::operator::sync::budgets::Budgets;
 use smallfirst::operator::sync::keeper::Keeper;
 use smallfirst::operator::sync::server::{Desk, serve};
 use smallfirst::operator::sync::tokens::Tokens;
 use smallfirst::router::control::Standing;
-use smallfirst::router::sync;
+use smallfirst::router::{self, sync};
 use smallfirst::routing::report::RefusedTable;
 use smallfirst::routing::table::SyncAddress;
 use tokio::net::TcpListener;
@@ -40,11 +40,14 @@ impl Listening {
         let address = listener.local_addr().unwrap().to_string();
         let (keeper, certificate, sync) = Keeper::new(client.clone(), release, &address, leader.clone());
         let tokens = Tokens::reviewed_by(client.clone());
-        let controller = Controller::new(client, watched, settings(), leader.clone(), Some(sync.clone()));
+        let controller = Controller::new(client.clone(), watched, settings(), leader.clone(), Some(sync.clone()));
         let (world, queue): (Arc<World>, Arc<Queue>) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader };
+        let books = Budgets::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
+        let budgets = Arc::new(books);
+        tasks.spawn(Arc::clone(&budgets).run());
+        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets };
         tasks.spawn(serve(listener, certificate, Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
@@ -151,12 +154,34 @@ impl Fleet {
 
     /// A scripted router: it says what it is told to.
     pub fn scripted(&self, pod: &str, standing: Standing) -> watch::Sender<Standing> {
+        self.reporting(pod, standing, router::admission::budget::Budgets::default()).0
+    }
+
+    /// The same, with budgets that the test spends.
+    pub fn reporting(
+        &self,
+        pod: &str,
+        standing: Standing,
+        budgets: router::admission::budget::Budgets,
+    ) -> (watch::Sender<Standing>, Arc<router::Shared>) {
         let identity = sync::Identity { pod: pod.to_owned(), token: self.token_file() };
         let (tell, standing) = watch::channel(standing);
-        let (_, stopping) = watch::channel(false);
-        tokio::spawn(sync::run(identity, standing, stopping, Gauge::default()));
-        tell
+        let (stop, stopping) = watch::channel(false);
+        let shared = shared(budgets);
+        let reporting = sync::run(identity, standing, stopping, Arc::clone(&shared));
+        tokio::spawn(async move {
+            reporting.await;
+            drop(stop);
+        });
+        (tell, shared)
     }
+}
+
+/// What a router's cores share, without any.
+fn shared(budgets: router::admission::budget::Budgets) -> Arc<router::Shared> {
+    let log = router::access_log::AccessLog::start(Box::new(std::io::sink()));
+    let metrics = router::metrics::Metrics::new(&mut prometheus_client::registry::Registry::default());
+    Arc::new(router::Shared::new(metrics, log, router::Limits::default(), budgets, 1))
 }
 
 /// Says which router pods are ready, as the control plane would.
@@ -295,7 +320,12 @@ fn programmed_is_true_when_every_ready_router_serves_the_table() {
                 watch::channel(Standing { sync: operator.sync.borrow().clone(), ..Standing::default() });
             let (_stop, stopping) = watch::channel(false);
             let identity = sync::Identity { pod: pod.to_owned(), token: file };
-            let reporting = tokio::spawn(sync::run(identity, standing, stopping, Gauge::default()));
+            let reporting = tokio::spawn(sync::run(
+                identity,
+                standing,
+                stopping,
+                shared(router::admission::budget::Budgets::default()),
+            ));
             pause(1500).await;
             let id = (ns.clone(), "front".to_owned());
             let seen = operator.world.routers.of(&id, Instant::now()).unwrap();

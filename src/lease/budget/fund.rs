@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{Claim, Grant, is_little};
 
 /// A new leader grants nothing for so long: by then all routers that live have spoken,
-const QUIET: Duration = Duration::from_millis(5_100);
+const QUIET: Duration = crate::lease::GONE;
 /// and for so long if all have: by then no answer of the leader before is under way.
-const ANSWERS: Duration = Duration::from_millis(2_100);
+const ANSWERS: Duration = Duration::from_millis(3_100);
 /// Time between two writes of what changes all the time, and of what a router waits for.
 const WRITES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 /// A claim's `wanted` is of two seconds; the mark is set this many times as far ahead.
@@ -65,10 +65,17 @@ impl Fund {
         let router = |[granted, spent]: [i64; 2]| Router { granted, spent, ..Router::default() };
         let routers = stored.routers.iter().map(|(id, numbers)| (id.clone(), router(*numbers))).collect();
         let lost = stored.lost;
-        let mut fund =
-            Self { limit, period: stored.period, routers, lost, stored, written: None, quiet_since: Some(now) };
+        // Where nothing was granted there is nothing to hear of.
+        let quiet_since = (stored.mark > 0).then_some(now);
+        let mut fund = Self { limit, period: stored.period, routers, lost, stored, written: None, quiet_since };
         fund.begin(period);
         fund
+    }
+
+    /// The amount of the budget.
+    #[must_use]
+    pub const fn limit(&self) -> i64 {
+        self.limit
     }
 
     /// The amount of the budget, which may change at any time.
@@ -102,6 +109,12 @@ impl Fund {
         let sum = self.routers.values().map(spent).fold(self.lost, i64::saturating_add);
         // Before all have spoken, what was granted at most.
         if self.quiet_since.is_some() { sum.max(self.mark()) } else { sum }
+    }
+
+    /// The same for a period that may have begun since.
+    #[must_use]
+    pub fn spent_in(&self, period: i64, now: Instant) -> i64 {
+        if period > self.period { 0 } else { self.spent(now) }
     }
 
     /// The mark that is written down, if it is this period's.

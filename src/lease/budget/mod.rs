@@ -11,6 +11,7 @@
 //!
 //! Amounts are in 1e-9 of the policy's currency, times in seconds since 1970. Pure: the caller brings the time.
 
+pub mod book;
 pub mod fund;
 pub mod period;
 pub mod purse;

@@ -114,8 +114,7 @@ impl Purse {
         self.reckon(now);
         let wanted = whole(self.rate * AHEAD.as_secs_f64()).max(self.asked);
         let Kept { period, granted, spent } = self.kept;
-        // Who still waits asks again.
-        Claim { period, granted, spent, wanted, need: std::mem::take(&mut self.need), closed }
+        Claim { period, granted, spent, wanted, need: self.need, closed }
     }
 
     /// Takes what the operator grants. An answer to something else than what stands is none.
@@ -135,6 +134,8 @@ impl Purse {
         // What is too much is given back by not having been granted.
         let surplus = self.balance().saturating_sub(grant.keep.max(self.need)).max(0);
         self.kept.granted = self.kept.granted.saturating_sub(surplus);
+        // Who still waits asks again.
+        self.need = 0;
     }
 }
 

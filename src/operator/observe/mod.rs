@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::lease::budget::book::Standing;
 use crate::routing::RoutingTable;
 use crate::routing::report::RefusedTable;
 
@@ -32,6 +33,8 @@ pub struct Observed {
     pub deployments: BTreeMap<String, DeploymentState>,
     /// What the routers of the policy that is looked at say. `None`: they have nobody to report to.
     pub reports: Option<Reports>,
+    /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
+    pub budgets: Option<BTreeMap<String, Standing>>,
 }
 
 /// The routers of a policy: what they reported last, and which should have.

@@ -1,7 +1,7 @@
 //! Everything that the watches have shown, and the part of it that one reconcile looks at.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
@@ -16,6 +16,7 @@ use super::children::{Children, controller};
 use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use crate::lease::budget::book::Standing;
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
@@ -38,6 +39,8 @@ pub struct World {
     pub children: Children,
     /// What routers reported.
     pub routers: Routers,
+    /// How budgets stand, of the policies whose books this operator keeps.
+    pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }
 
 /// A readable object that is not being deleted.
@@ -129,6 +132,11 @@ impl World {
             let ours = slices.iter().filter(|slice| service_of(slice) == Some(&service));
             reports.ready = ours.flat_map(|slice| ready_pods(slice)).collect();
         }
+    }
+
+    /// Adds how the budgets of a policy stand.
+    pub fn add_budgets(&self, observed: &mut Observed, id: &Id) {
+        observed.budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
     }
 
     fn child<K: Resource<DynamicType = ()>>(&self, owner: &str, id: &Id) -> Option<Arc<DynamicObject>> {

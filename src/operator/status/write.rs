@@ -78,6 +78,10 @@ impl Status for RoutingPolicyStatus {
         if let (Some(routers), Some(stored)) = (&mut self.routers, &stored.routers) {
             routers.ready = stored.ready;
         }
+        let names = |status: &Self| status.budgets.iter().map(|budget| budget.name.clone()).collect::<Vec<_>>();
+        if names(self) == names(stored) {
+            self.budgets.clone_from(&stored.budgets);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! Every operator listens, the leader and those that wait to lead: a new leader knows the world at once.
 
 pub mod authority;
+pub mod budgets;
 pub mod keeper;
 pub mod routers;
 pub mod server;

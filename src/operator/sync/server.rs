@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::budgets::Budgets;
 use super::keeper::Certificate;
 use super::tokens::{Denied, Tokens};
 use crate::operator::controller::Queue;
@@ -29,6 +30,8 @@ use crate::operator::observe::world::World;
 use crate::routing::report::{EVERY_MS, FORMAT_VERSION, MAX_BYTES, PATH, Reply, Report};
 use crate::runtime::leader::Leader;
 
+/// Milliseconds until a router asks again that could not be answered yet.
+const SOON_MS: u64 = 200;
 /// Connections at a time: a router keeps one.
 const CONNECTIONS: usize = 4096;
 /// Longest time for TLS to begin, for a report's head, and for its body.
@@ -44,6 +47,8 @@ pub struct Desk {
     pub tokens: Tokens,
     /// Whether this operator leads.
     pub leader: Leader,
+    /// What is left of budgets.
+    pub budgets: Arc<Budgets>,
 }
 
 /// A refusal.
@@ -91,10 +96,17 @@ impl Desk {
         }
         let stamp_ms = report.stamp_ms;
         let now = Instant::now();
+        let purses = format!("{}/{:x}", report.pod, report.purses);
+        let order = report.incarnation.saturating_add(report.sequence);
+        let budgets = self.budgets.report(&caller.policy, &purses, order, &report.budgets, now);
+        // Its book is read meanwhile.
+        let leader = self.leader.leads(now);
+        let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
+        let next_ms = if unread { SOON_MS } else { EVERY_MS };
         if self.world.routers.take(&caller.policy, report, now.into_std()) {
             self.queue.add_all([Key { kind: Kind::Policy, id: caller.policy.clone() }]);
         }
-        Ok(Reply { format_version: FORMAT_VERSION, leader: self.leader.leads(now), stamp_ms, next_ms: EVERY_MS })
+        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets })
     }
 }
 

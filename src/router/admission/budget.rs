@@ -7,17 +7,19 @@
 //! A router spends from its [`Purse`], which the operator fills; where there is none it holds an equal part of the budget.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::budget_file::{BudgetFile, Slot};
 use super::limiter::Scope;
 use crate::api::routing_policy::OnBudgetExhausted;
 use crate::api::types::ModelClass;
+use crate::lease::budget::book::key;
 use crate::lease::budget::period::{Period, zone};
 use crate::lease::budget::purse::Purse;
 use crate::lease::budget::{Claim, Grant};
@@ -44,8 +46,8 @@ pub struct Budget {
     slot: Option<Slot>,
     /// Rung when there may be more.
     granted: Notify,
-    /// Rung when somebody waits for more.
-    short: Arc<Notify>,
+    /// Changes when somebody waits for more.
+    short: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -71,8 +73,6 @@ impl State {
         let from = if same { self.purse.kept.granted } else { 0 };
         let ends_in_ms = u64::try_from(millis).unwrap_or_default();
         let grant = Grant { period: begin, ends_in_ms, from, granted: own, keep: i64::MAX, last: true };
-        // Once to begin the period, once to be granted its part.
-        self.purse.apply(&grant, now);
         self.purse.apply(&grant, now);
     }
 }
@@ -86,28 +86,17 @@ impl Budget {
         self.slot.iter().for_each(|slot| slot.keep(state.purse.kept));
     }
 
-    /// Whose it is.
-    #[must_use]
-    pub const fn scope(&self) -> Scope {
-        self.scope
-    }
-
-    /// The client or workload.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What the operator is told; `None` where it has nothing to say.
-    #[must_use]
-    pub fn claim(&self, closed: bool, now: Instant) -> Option<Claim> {
+    /// What the operator is told, and of which budget; `None` where it has nothing to say.
+    fn claim(&self, closed: bool, now: Instant) -> Option<(String, Claim)> {
         let mut state = self.state();
-        state.own.is_none().then(|| state.purse.claim(closed, now))
+        let key = key(self.scope.name(), &self.name, state.terms.per);
+        state.own.is_none().then(|| (key, state.purse.claim(closed, now)))
     }
 
-    /// Takes what the operator grants.
-    pub fn apply(&self, grant: &Grant, now: Instant) {
+    /// Takes what the operator grants, unless it is for the budget as it was before.
+    fn apply(&self, grants: &BTreeMap<String, Grant>, now: Instant) {
         let mut state = self.state();
+        let Some(grant) = grants.get(&key(self.scope.name(), &self.name, state.terms.per)) else { return };
         let before = state.purse.kept;
         state.purse.apply(grant, now);
         if state.purse.kept != before {
@@ -176,7 +165,7 @@ impl Budget {
                 }
                 problem
             };
-            self.short.notify_one();
+            self.short.send_replace(());
             if tokio::time::timeout_at(begin + PATIENCE, granted).await.is_err() {
                 return Err(problem);
             }
@@ -260,7 +249,8 @@ impl Spend {
 pub struct Budgets {
     all: Mutex<BTreeMap<(&'static str, String), Arc<Budget>>>,
     file: Option<Arc<BudgetFile>>,
-    short: Arc<Notify>,
+    short: watch::Sender<()>,
+    closed: AtomicBool,
 }
 
 impl Budgets {
@@ -270,10 +260,42 @@ impl Budgets {
         Self { file: Some(file), ..Self::default() }
     }
 
-    /// Rung when somebody waits for a grant.
+    /// Changes when somebody waits for a grant.
     #[must_use]
-    pub fn short(&self) -> Arc<Notify> {
-        self.short.clone()
+    pub fn short(&self) -> watch::Receiver<()> {
+        self.short.subscribe()
+    }
+
+    /// Whose purses these are, over restarts of the process; `None` where nothing outlives it.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        self.file.as_ref().map(|file| file.id())
+    }
+
+    fn each(&self) -> Vec<Arc<Budget>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// This router takes no more requests, and has none in flight: what it has not spent is for others. False: nobody
+    /// need be told.
+    pub fn close(&self) -> bool {
+        self.closed.store(true, Ordering::Release);
+        self.short.send_replace(());
+        self.each().iter().any(|budget| budget.state().own.is_none())
+    }
+
+    /// What the operator is told.
+    #[must_use]
+    pub fn claims(&self, now: Instant) -> BTreeMap<String, Claim> {
+        let closed = self.closed.load(Ordering::Acquire);
+        self.each().iter().filter_map(|budget| budget.claim(closed, now)).collect()
+    }
+
+    /// Takes what the operator grants.
+    pub fn apply(&self, grants: &BTreeMap<String, Grant>, now: Instant) {
+        if !grants.is_empty() {
+            self.each().iter().for_each(|budget| budget.apply(grants, now));
+        }
     }
 
     /// The budget of a client or workload. `own`: the part of it that this router holds without being granted any.
@@ -296,6 +318,10 @@ impl Budgets {
             })
         });
         let mut state = budget.state();
+        if state.terms.per != terms.per {
+            // Another budget: its periods have nothing to do with those before.
+            state.purse = Purse::default();
+        }
         (state.terms, state.zone, state.own) = (terms, zone, own);
         drop(state);
         budget.clone()
@@ -358,13 +384,15 @@ mod tests {
         let budgets = Budgets::default();
         let budget = budgets.of(Scope::Workload, "w", terms(1_000, OnBudgetExhausted::Reject), "UTC", None);
         let purses = Purses([Some(&budget), None]);
+        let mut short = budgets.short();
         let grants = async {
-            budgets.short().notified().await;
-            let claim = budget.claim(false, Instant::now()).expect("a claim");
-            assert_eq!(claim.need, 30);
+            short.changed().await.expect("it waits");
+            let claims = budgets.claims(Instant::now());
+            assert_eq!(claims["workload/w/Month"].need, 30);
             let grant = Grant { period: 5, ends_in_ms: 60_000, granted: 40, keep: i64::MAX, ..Grant::default() };
-            budget.apply(&grant, Instant::now());
-            budget.apply(&grant, Instant::now());
+            let grants = BTreeMap::from([("workload/w/Month".to_owned(), grant)]);
+            budgets.apply(&grants, Instant::now());
+            budgets.apply(&grants, Instant::now());
         };
         let (reserved, ()) = tokio::join!(purses.reserve(cents(30), ModelClass::Frontier), grants);
         reserved.expect("it was granted").settle(Some(cents(5)));

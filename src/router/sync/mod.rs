@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::Shared;
 use super::control::Standing;
 use crate::routing::report::{FORMAT_VERSION, Report};
 use crate::routing::table::{self, SyncAddress};
@@ -52,12 +52,15 @@ struct Reporter {
     sequence: AtomicU64,
     standing: watch::Receiver<Standing>,
     stopping: watch::Receiver<bool>,
-    in_flight: Gauge,
+    shared: Arc<Shared>,
 }
 
 impl Reporter {
     fn report(&self) -> Report {
         let Standing { hash, refused, problems, sync: _ } = self.standing.borrow().clone();
+        let in_flight = u64::try_from(self.shared.metrics.in_flight.get()).unwrap_or_default();
+        let draining = *self.stopping.borrow();
+        let budgets = &self.shared.budgets;
         Report {
             format_version: FORMAT_VERSION,
             pod: self.identity.pod.clone(),
@@ -69,8 +72,10 @@ impl Reporter {
             table_hash: hash,
             refused,
             missing: problems.into_iter().map(|problem| problem.message).collect(),
-            draining: *self.stopping.borrow(),
-            in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
+            draining,
+            in_flight,
+            purses: budgets.id().unwrap_or(self.incarnation),
+            budgets: budgets.claims(Instant::now()),
         }
     }
 }
@@ -80,7 +85,7 @@ pub async fn run(
     identity: Identity,
     standing: watch::Receiver<Standing>,
     stopping: watch::Receiver<bool>,
-    in_flight: Gauge,
+    shared: Arc<Shared>,
 ) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let reporter = Arc::new(Reporter {
@@ -90,7 +95,7 @@ pub async fn run(
         sequence: AtomicU64::new(0),
         standing: standing.clone(),
         stopping,
-        in_flight,
+        shared,
     });
     let mut standing = standing;
     let mut operators = Operators { reporter, sync: None, target: None, peers: HashMap::new() };

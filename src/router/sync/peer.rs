@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -19,6 +19,9 @@ use crate::routing::report::{EVERY_MS, MAX_BYTES, PATH, Reply};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds on the time between reports that an operator may ask for.
 const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Time in which requests that wait for a budget are gathered.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 type Connection = SendRequest<Full<Bytes>>;
 
@@ -42,16 +45,19 @@ enum Failed {
 /// Reports for ever.
 pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Reporter>) {
     let (mut standing, mut stopping) = (reporter.standing.clone(), reporter.stopping.clone());
+    let mut short = reporter.shared.budgets.short();
     let mut connection: Option<Connection> = None;
     let mut fine = None;
     loop {
         // What changes from here on is news for the report after this one.
         standing.mark_unchanged();
         stopping.mark_unchanged();
+        short.mark_unchanged();
         let mut every = Duration::from_millis(EVERY_MS);
         match report(at, &target, &reporter, connection.take()).await {
             Ok((kept, reply)) => {
                 connection = Some(kept);
+                reporter.shared.budgets.apply(&reply.budgets, Instant::now());
                 if reply.next_ms > 0 {
                     every = Duration::from_millis(reply.next_ms).clamp(BETWEEN.0, BETWEEN.1);
                 }
@@ -69,6 +75,8 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
             () = tokio::time::sleep(every) => {}
             changed = standing.changed() => if changed.is_err() { return },
             changed = stopping.changed() => if changed.is_err() { return },
+            // Many may wait at once: they are told of together.
+            changed = short.changed() => if changed.is_ok() { tokio::time::sleep(TOGETHER).await } else { return },
         }
     }
 }
