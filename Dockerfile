@@ -1,5 +1,6 @@
 # The published image: one static binary and the CA certificates. `make image` builds the same layout without Docker.
-FROM rust:1.95-bookworm AS build
+# The version of rust-toolchain.toml: a test compares them.
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN target=$(uname -m)-unknown-linux-gnu \
@@ -9,6 +10,7 @@ RUN target=$(uname -m)-unknown-linux-gnu \
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /smallfirst /smallfirst
-EXPOSE 8080 9090
+# Traffic, admin, and the operator's sync.
+EXPOSE 8080 9090 9443
 USER 65532:65532
 ENTRYPOINT ["/smallfirst"]

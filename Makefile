@@ -114,8 +114,13 @@ image: ## Build the image archive target/image/smallfirst.tar, without Docker (P
 	tests/image/build
 
 .PHONY: manifests
-manifests: ## Render deploy/operator/operator.yaml from the chart
-	PATH="$$(tests/cluster/run fetch):$$PATH" helm template smallfirst charts/smallfirst --namespace smallfirst-system > deploy/operator/operator.yaml
+manifests: ## Render what deploy/ has of the chart: operator, one namespace, monitoring
+	export PATH="$$(tests/cluster/run fetch):$$PATH"; \
+	render() { helm template smallfirst charts/smallfirst --skip-tests "$$@"; }; \
+	render --namespace smallfirst-system > deploy/operator/operator.yaml; \
+	render --namespace ai --set watchNamespace=ai > deploy/overlays/one-namespace/operator.yaml; \
+	render --namespace smallfirst-system --set metrics.podMonitor.enabled=true,metrics.rules.enabled=true,metrics.dashboard.enabled=true \
+	  --show-only templates/monitors.yaml --show-only templates/rules.yaml --show-only templates/dashboard.yaml > deploy/monitoring/monitoring.yaml
 
 .PHONY: cluster-up
 cluster-up: ## Start a real Kubernetes with a node, in a network namespace of its own

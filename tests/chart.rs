@@ -2,10 +2,17 @@
 //!
 //! helm comes from PATH (`make test` puts the cluster tool's there); without it these tests say that they are skipped.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use smallfirst::api::crd;
+use smallfirst::operator::metrics::Metrics as OperatorMetrics;
+use smallfirst::router::metrics::{Metrics as RouterMetrics, ReloadLabels};
+use smallfirst::router::retry_budget::RetryBudget;
 use smallfirst::yaml;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -25,7 +32,12 @@ fn helm(args: &[&str]) -> Option<Output> {
 
 /// What the chart renders with these settings, in the order of its output.
 fn render(settings: &[&str]) -> Option<Vec<Value>> {
-    let mut args = vec!["template", "smallfirst", "charts/smallfirst", "--namespace", "smallfirst-system"];
+    render_in("smallfirst-system", &["--skip-tests"], settings)
+}
+
+fn render_in(namespace: &str, flags: &[&str], settings: &[&str]) -> Option<Vec<Value>> {
+    let mut args = vec!["template", "smallfirst", "charts/smallfirst", "--namespace", namespace];
+    args.extend(flags);
     for setting in settings {
         args.extend(["--set", setting]);
     }
@@ -70,18 +82,146 @@ fn the_operator_may_touch_one_secret_of_its_own_and_no_rule_has_a_wildcard() {
 }
 
 #[test]
-fn the_pod_satisfies_restricted() {
-    let Some(objects) = render(&[]) else { return };
-    let deployments = of_kind(&objects, "Deployment");
-    let pod = &deployments[0]["spec"]["template"]["spec"];
-    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-    for container in pod["containers"].as_array().expect("containers") {
-        let security = &container["securityContext"];
-        assert_eq!(security["allowPrivilegeEscalation"], false);
-        assert_eq!(security["readOnlyRootFilesystem"], true);
-        assert_eq!(security["capabilities"]["drop"][0], "ALL");
+fn pods_satisfy_restricted() {
+    let Some(objects) = render_in("smallfirst-system", &[], &[]) else { return };
+    for pod in [&of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"], &of_kind(&objects, "Pod")[0]["spec"]] {
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in pod["containers"].as_array().expect("containers") {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false);
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["capabilities"]["drop"][0], "ALL");
+        }
     }
+}
+
+/// `helm test` asks the operator: its Service selects the operator's pods and not its own.
+#[test]
+fn the_test_pod_asks_the_operators_readiness() {
+    let Some(objects) = render_in("somewhere", &[], &[]) else { return };
+    let is_test = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"] == "test";
+    let [service, pod] = objects.iter().filter(is_test).collect::<Vec<_>>()[..] else { panic!("two hooks") };
+    let operator = &of_kind(&objects, "Deployment")[0]["spec"];
+    assert_eq!(service["spec"]["selector"], operator["selector"]["matchLabels"]);
+    assert_ne!(
+        pod["metadata"]["labels"]["app.kubernetes.io/component"],
+        service["spec"]["selector"]["app.kubernetes.io/component"]
+    );
+    let [ours, theirs] = [&pod["spec"], &operator["template"]["spec"]].map(|pod| &pod["containers"][0]);
+    assert_eq!(ours["image"], theirs["image"]);
+    assert_eq!(ours["args"], serde_json::json!(["probe", "http://smallfirst-test.somewhere:9090/readyz"]));
+    assert_eq!(theirs["readinessProbe"]["httpGet"]["path"], "/readyz");
+}
+
+#[test]
+fn several_operators_are_drained_one_at_a_time() {
+    let (Some(one), Some(two)) = (render(&[]), render(&["replicas=2"])) else { return };
+    assert!(of_kind(&one, "PodDisruptionBudget").is_empty());
+    let budget = &of_kind(&two, "PodDisruptionBudget")[0]["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    assert_eq!(budget["selector"], of_kind(&two, "Deployment")[0]["spec"]["selector"]);
+}
+
+#[test]
+fn monitoring_is_an_option_and_selects_what_there_is() {
+    let Some(objects) = render(&[]) else { return };
+    let kinds = ["PodMonitor", "ServiceMonitor", "PrometheusRule"];
+    assert!(objects.iter().all(|object| kinds.iter().all(|kind| object["kind"] != *kind)));
+
+    let Some(objects) = render(&["metrics.podMonitor.enabled=true", "metrics.podMonitor.labels.release=prom"]) else {
+        return;
+    };
+    let [operator, routers] = of_kind(&objects, "PodMonitor")[..] else { panic!("two monitors") };
+    assert_eq!(operator["spec"]["selector"], of_kind(&objects, "Deployment")[0]["spec"]["selector"]);
+    assert_eq!(routers["spec"]["selector"]["matchLabels"], serde_json::json!({"smallfirst.dev/component": "router"}));
+    assert_eq!(routers["spec"]["namespaceSelector"], serde_json::json!({"any": true}));
+    assert_eq!(routers["metadata"]["labels"]["release"], "prom");
+
+    let settings = ["metrics.podMonitor.enabled=true", "metrics.serviceMonitor.enabled=true", "watchNamespace=ai"];
+    let Some(objects) = render(&settings) else { return };
+    // The operator is read once.
+    let [routers] = of_kind(&objects, "PodMonitor")[..] else { panic!("one monitor") };
+    assert_eq!(routers["spec"]["namespaceSelector"], serde_json::json!({"matchNames": ["ai"]}));
+    let wanted = of_kind(&objects, "ServiceMonitor")[0]["spec"]["selector"]["matchLabels"].clone();
+    let matches = |service: &Value| {
+        let labels = service["metadata"]["labels"].as_object().expect("labels");
+        wanted.as_object().expect("labels").iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let found: Vec<_> = of_kind(&objects, "Service").into_iter().filter(|service| matches(service)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["spec"]["ports"][0]["name"], "admin");
+}
+
+/// The words of `values.schema.json` and the values are the same, and every value is described.
+#[test]
+fn every_value_has_a_place_in_the_schema() {
+    fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+        match schema["$ref"].as_str() {
+            Some(target) => root.pointer(target.trim_start_matches('#')).expect("a definition"),
+            None => schema,
+        }
+    }
+    fn walk(path: &str, root: &Value, schema: &Value, values: &Value) {
+        let described = schema.get("description").or_else(|| resolve(root, schema).get("description"));
+        assert!(path.is_empty() || described.is_some(), "{path}: no description");
+        let schema = resolve(root, schema);
+        let Some(fields) = schema["properties"].as_object() else { return };
+        assert_eq!(schema["additionalProperties"], false, "{path}");
+        for (name, field) in fields.iter().filter(|(name, _)| *name != "global") {
+            let value = values.get(name).unwrap_or_else(|| panic!("{path}.{name}: not in values.yaml"));
+            walk(&format!("{path}.{name}"), root, field, value);
+        }
+        for name in values.as_object().into_iter().flat_map(serde_json::Map::keys) {
+            assert!(fields.contains_key(name), "{path}.{name}: not in values.schema.json");
+        }
+    }
+    let read = |file: &str| std::fs::read_to_string(format!("{ROOT}/charts/smallfirst/{file}")).expect("a file");
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
+    walk("", &schema, &schema, &yaml::documents(&read("values.yaml")).expect("YAML")[0]);
+}
+
+#[test]
+fn the_image_is_built_with_the_toolchain_of_the_tests() {
+    let read = |file: &str| std::fs::read_to_string(format!("{ROOT}/{file}")).expect("a file");
+    let toolchain = read("rust-toolchain.toml");
+    let version = toolchain.split('"').nth(1).expect("a channel");
+    assert!(read("Dockerfile").contains(&format!("FROM rust:{version}-bookworm AS build\n")), "{version}");
+}
+
+/// `tests/gitops` holds the dashboard and the alerts against this list: name, then labels.
+#[test]
+fn the_list_of_metrics_is_what_the_processes_say() {
+    let (mut router, mut operator) = (Registry::default(), Registry::default());
+    let metrics = RouterMetrics::new(&mut router);
+    // Metrics with labels show once something was counted.
+    drop((metrics.workload("w"), metrics.hedges("w"), metrics.leg("w", "s", "t", std::iter::empty())));
+    drop((metrics.retries("t", Arc::new(RetryBudget::new(Instant::now()))), metrics.account("a", [])));
+    metrics.reloads.get_or_create(&ReloadLabels { result: "loaded" }).inc();
+    let metrics = OperatorMetrics::default();
+    metrics.register(&mut operator);
+    metrics.reconcile("k", "ok", Duration::ZERO);
+    metrics.write("k", "create");
+    metrics.watch_errors("k");
+    metrics.set_malformed("k", 0);
+    let mut list = BTreeSet::new();
+    for registry in [router, operator] {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        list.extend(text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let series = line.rsplit_once(' ').expect("a value").0;
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0));
+            names.fold(name.to_owned(), |line, label| format!("{line} {label}"))
+        }));
+    }
+    let list: String = list.into_iter().map(|line| line + "\n").collect();
+    let file = format!("{ROOT}/tests/gitops/metrics.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &list).expect("a file");
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(kept, list, "stale: run 'UPDATE_GOLDEN=1 cargo test --test chart' and commit");
 }
 
 #[test]
@@ -129,6 +269,8 @@ fn values_that_do_not_exist_are_refused() {
         ("replicas=-1", "replicas"),
         ("watchNamespace=UPPER", "watchNamespace"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("metrics.podMonitor.interval=often", "interval"),
+        ("metrics.rules.enabled=maybe", "enabled"),
     ] {
         let Some(output) = helm(&["template", "x", "charts/smallfirst", "--set", setting]) else { return };
         let said = String::from_utf8_lossy(&output.stderr);
@@ -163,11 +305,21 @@ fn the_kustomize_base_is_what_the_types_say() {
 }
 
 #[test]
-fn the_kustomize_base_is_what_the_chart_renders() {
-    let Some(objects) = render(&[]) else { return };
-    let text = std::fs::read_to_string(format!("{ROOT}/deploy/operator/operator.yaml")).expect("a file");
-    let kept = yaml::documents(&text).expect("YAML");
-    assert!(objects == kept, "deploy/operator is stale: run 'make manifests' and commit");
+fn the_kustomize_bases_are_what_the_chart_renders() {
+    let monitoring =
+        ["metrics.podMonitor.enabled=true", "metrics.rules.enabled=true", "metrics.dashboard.enabled=true"];
+    let only = ["monitors", "rules", "dashboard"].map(|name| format!("--show-only=templates/{name}.yaml"));
+    let only: Vec<&str> = only.iter().map(String::as_str).collect();
+    for (file, objects) in [
+        ("operator/operator", render(&[])),
+        ("overlays/one-namespace/operator", render_in("ai", &["--skip-tests"], &["watchNamespace=ai"])),
+        ("monitoring/monitoring", render_in("smallfirst-system", &only, &monitoring)),
+    ] {
+        let Some(objects) = objects else { return };
+        let text = std::fs::read_to_string(format!("{ROOT}/deploy/{file}.yaml")).expect("a file");
+        let kept = yaml::documents(&text).expect("YAML");
+        assert!(objects == kept, "deploy/{file}.yaml is stale: run 'make manifests' and commit");
+    }
 }
 
 /// Nothing random or timed is rendered: an upgrade without a change changes nothing, and Argo CD sees no drift.

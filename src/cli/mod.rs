@@ -13,6 +13,7 @@ pub mod crds;
 mod data_plane;
 pub mod local;
 pub mod operator;
+pub mod probe;
 pub mod router;
 
 /// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
@@ -40,6 +41,8 @@ enum Command {
     Router(router::Args),
     /// Serve manifests without a cluster, in this process.
     Local(local::Args),
+    /// Wait until an address of plain HTTP answers 200: what `helm test` runs.
+    Probe(probe::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -55,6 +58,7 @@ impl Cli {
             Command::Operator(args) => operator::run(args),
             Command::Router(args) => router::run(args),
             Command::Local(args) => local::run(args),
+            Command::Probe(args) => probe::run(&args),
             Command::Completion(args) => completion::run(&args),
         }
     }

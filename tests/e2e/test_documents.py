@@ -28,8 +28,12 @@ class Documents(Case):
     def test_samples_and_bases(self) -> None:
         for sample in sorted((demo.ROOT / "deploy/samples").glob("*.yaml")):
             kubectl("apply", "--dry-run=server", "-f", str(sample))
-        for base in ("crds", "operator"):
+        for base in ("crds", "operator", "overlays/cluster-wide", "overlays/one-namespace"):
             kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-k", str(demo.ROOT / "deploy" / base))
+
+    def test_helm_test(self) -> None:
+        """What the chart's NOTES tell people to run after an installation."""
+        self.assertIn("Succeeded", run("helm", "test", "smallfirst", "-n", "smallfirst-system", "--timeout", "60s"))
 
     def test_commands_in_the_readme(self) -> None:
         """The commands for a cluster that is there, as they stand; only the namespace is the test's own."""

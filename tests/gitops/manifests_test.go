@@ -28,6 +28,10 @@ var options = []string{
 	"log=debug",
 	"nodeSelector.disk=fast,tolerations[0].key=a,tolerations[0].operator=Exists",
 	"metrics.service.enabled=true",
+	"metrics.podMonitor.enabled=true,metrics.podMonitor.labels.a=b,metrics.podMonitor.interval=1m",
+	"metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.labels.a=b,metrics.serviceMonitor.interval=1m",
+	"metrics.rules.enabled=true,metrics.rules.labels.a=b",
+	"metrics.dashboard.enabled=true,metrics.dashboard.labels.grafana_dashboard=here",
 }
 
 // Runs a program of the cluster tool's; where it is missing, the test says so.

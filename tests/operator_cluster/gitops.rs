@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 
 use super::*;
@@ -118,5 +119,36 @@ fn nothing_differs_upgrades_write_nothing_and_uninstalling_leaves_what_serves() 
         .await;
         run("kubectl", &["delete", "namespace", &ns, "--timeout=60s"]);
         std::fs::remove_file(sample).unwrap();
+    });
+}
+
+#[test]
+fn health_checks_for_argo_cd_leave_its_other_settings() {
+    let _alone = alone();
+    server::with_server(|client| async move {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        if namespaces.get_opt("argocd").await.unwrap().is_none() {
+            let object = serde_json::from_value(json!({"metadata": {"name": "argocd"}})).unwrap();
+            namespaces.create(&PostParams::default(), &object).await.unwrap();
+        }
+        let settings: Api<ConfigMap> = Api::namespaced(client.clone(), "argocd");
+        let params = PatchParams::apply("argocd").force();
+        let theirs = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm"},
+            "data": {"url": "https://argocd.example.com"},
+        });
+        settings.patch("argocd-cm", &params, &Patch::Apply(&theirs)).await.unwrap();
+        if run("kubectl", &["apply", "--server-side", "-k", "deploy/argocd"]).is_none() {
+            return;
+        }
+        let data = settings.get("argocd-cm").await.unwrap().data.unwrap();
+        let script = include_str!("../../deploy/argocd/health.lua");
+        let keys = ["EscalationPath", "ModelTier", "RoutingPolicy"]
+            .map(|kind| format!("resource.customizations.health.smallfirst.dev_{kind}"));
+        for key in &keys {
+            assert_eq!(data[key], script, "{key}");
+        }
+        assert_eq!(data["url"], "https://argocd.example.com");
+        assert_eq!(data.len(), 4, "{:?}", data.keys());
     });
 }
