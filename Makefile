@@ -29,6 +29,7 @@ deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@tests/cluster/run build --variant control-plane
 	@tests/cluster/run fetch
 	@cd tests/gitops && go mod download && go mod download $$(cat modules.txt)
+	@cd tests/cluster/parts && go mod download k8s.io/kubernetes
 
 .PHONY: build
 build: ## Build the binary for release: target/release/smallfirst

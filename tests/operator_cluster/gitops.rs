@@ -57,7 +57,6 @@ fn nothing_differs_upgrades_write_nothing_and_uninstalling_leaves_what_serves() 
             return;
         }
         upgrade("smallfirst");
-        let running = Running::start(&Wire::default(), &ns).await;
         let sample = std::env::temp_dir().join(format!("{ns}.yaml"));
         std::fs::write(&sample, SAMPLE.replace("namespace: ai", &format!("namespace: {ns}"))).unwrap();
         let sample = sample.to_str().unwrap();
@@ -65,6 +64,10 @@ fn nothing_differs_upgrades_write_nothing_and_uninstalling_leaves_what_serves() 
         let policies: Api<RoutingPolicy> = Api::namespaced(client.clone(), &ns);
         let tiers: Api<ModelTier> = Api::namespaced(client.clone(), &ns);
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &ns);
+        // No tool takes a fresh object for one that is done.
+        let fresh = condition(&policies.get("assistants").await.unwrap(), "Ready").unwrap();
+        assert_eq!((&fresh["status"], &fresh["reason"]), (&json!("Unknown"), &json!("Pending")));
+        let running = Running::start(&Wire::default(), &ns).await;
         until("the policy", || async {
             let found = condition(&policies.get("assistants").await.unwrap(), "ResolvedRefs")?;
             (found["status"] == "True").then_some(())
