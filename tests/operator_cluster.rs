@@ -7,6 +7,8 @@
 mod budgets;
 #[path = "operator_cluster/gitops.rs"]
 mod gitops;
+#[path = "operator_cluster/optional.rs"]
+mod optional;
 #[path = "operator_cluster/pinned.rs"]
 mod pinned;
 #[path = "operator_cluster/rbac.rs"]
@@ -15,6 +17,8 @@ mod rbac;
 mod routers;
 #[path = "operator_cluster/scale.rs"]
 mod scale;
+#[path = "operator_cluster/scaling.rs"]
+mod scaling;
 mod server;
 #[path = "operator_cluster/sync.rs"]
 mod sync;
@@ -87,7 +91,10 @@ impl Running {
     }
 
     async fn start_with(client: Client, namespace: Option<String>, leader: Leader, settings: Settings) -> Self {
-        let controller = Controller::new(client, namespace, settings, leader, None);
+        Self::run(Controller::new(client, namespace, settings, leader, None)).await
+    }
+
+    async fn run(controller: Controller) -> Self {
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&controller.world);
         let task = tokio::spawn(controller.run(stopped));

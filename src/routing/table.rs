@@ -21,6 +21,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Key of the table in its ConfigMap.
 pub const CONFIG_MAP_KEY: &str = "table.json";
 
+/// Default bound on a request's body, in bytes.
+pub const MAX_BODY_BYTES: usize = 32 << 20;
 /// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
 pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
 

@@ -92,7 +92,7 @@ fn smaller(a: table::Quota, b: table::Quota) -> table::Quota {
 
 /// Each router must be able to hold a part of every quota.
 pub(super) fn check_parts(problems: &mut Problems, router: &Router, tiers: &Tiers) {
-    let routers = u64::try_from(router.replicas).unwrap_or(1);
+    let routers = u64::try_from(router.most()).unwrap_or(1);
     for (name, account) in tiers.iter().filter_map(|(name, tier)| Some((name, tier.account.as_ref()?))) {
         let quota = &account.quota;
         let limits = [

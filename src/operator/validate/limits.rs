@@ -17,7 +17,7 @@ pub(super) fn limits(
         let problem = "at least one of requestsPerMinute, tokensPerMinute and maxConcurrent must be set";
         problems.add(REASON_INVALID, field, problem);
     }
-    let routers = router.replicas.max(1);
+    let routers = router.most().max(1);
     let mut checked = |name: &str, limit: i64| {
         if limit < 1 {
             problems.add(REASON_INVALID, format!("{field}.{name}"), format!("{limit} must be at least 1"));

@@ -6,7 +6,7 @@ use super::accounts::{check_parts, share_quotas};
 use super::budgets::{budget, time_zone};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
-use super::{Invalid, Valid, limits::limits, reserves, tier::child_names};
+use super::{Invalid, Valid, limits::limits, reserves, router, tier::child_names};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{
     ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
@@ -29,10 +29,8 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     let spec = &policy.spec;
     let mut problems = Problems::default();
     child_names(&mut problems, Some(&name));
-    if !(1..=100).contains(&spec.router.replicas) {
-        problems.add(REASON_INVALID, "spec.router.replicas", format!("{} must be 1 to 100", spec.router.replicas));
-    }
     time_zone(&mut problems, &spec.time_zone);
+    router::check(&mut problems, &spec.router);
     let clients = clients(&mut problems, spec);
     let published = observed.tables.get(&name).map(AsRef::as_ref);
     let mut tiers = tiers_in_force(observed, published);
@@ -59,7 +57,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     }
     let tiers = used(tiers, &paths);
     check_parts(&mut problems, &spec.router, &tiers);
-    let routers = u64::try_from(spec.router.replicas).unwrap_or(1);
+    let routers = u64::try_from(spec.router.most()).unwrap_or(1);
     reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers, routers);
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
@@ -76,8 +74,8 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         default_workload,
         access_log: spec.access_log.format,
         time_zone: spec.time_zone.clone(),
-        routers: u32::try_from(spec.router.replicas).unwrap_or(1),
         sync: None,
+        routers: u32::try_from(spec.router.most()).unwrap_or(1),
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }
