@@ -14,6 +14,7 @@ use smallfirst::operator::controller::Queue;
 use smallfirst::operator::observe::world::World;
 use smallfirst::operator::sync::budgets::Budgets;
 use smallfirst::operator::sync::keeper::Keeper;
+use smallfirst::operator::sync::lending::Lending;
 use smallfirst::operator::sync::server::{Desk, serve};
 use smallfirst::operator::sync::tokens::Tokens;
 use smallfirst::router::control::Standing;
@@ -47,7 +48,7 @@ impl Listening {
         let books = Budgets::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
         let budgets = Arc::new(books);
         tasks.spawn(Arc::clone(&budgets).run());
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets };
+        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets, lending: Lending::default() };
         tasks.spawn(serve(listener, certificate, Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
@@ -74,6 +75,7 @@ pub async fn token(client: &Client, ns: &str, account: &str) -> String {
 /// A router process.
 pub struct Router {
     child: Child,
+    pub traffic: SocketAddr,
     pub admin: SocketAddr,
 }
 
@@ -147,7 +149,7 @@ impl Fleet {
         command.arg("--sync-token-file").arg(at("token")).arg("--secrets-dir").arg(at("secrets"));
         command.env_clear().env("KUBECONFIG", at("kubeconfig")).env("RUST_LOG", "warn");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let router = Router { child, admin };
+        let router = Router { child, traffic: listen, admin };
         until("the router's table", || async { router.hash().await }).await;
         router
     }
@@ -181,7 +183,7 @@ impl Fleet {
 fn shared(budgets: router::admission::budget::Budgets) -> Arc<router::Shared> {
     let log = router::access_log::AccessLog::start(Box::new(std::io::sink()));
     let metrics = router::metrics::Metrics::new(&mut prometheus_client::registry::Registry::default());
-    Arc::new(router::Shared::new(metrics, log, router::Limits::default(), budgets, 1))
+    Arc::new(router::Shared::new(metrics, log, router::Limits::default(), budgets, true, 1))
 }
 
 /// Says which router pods are ready, as the control plane would.

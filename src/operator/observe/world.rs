@@ -43,6 +43,13 @@ pub struct World {
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }
 
+/// The table in a ConfigMap.
+#[must_use]
+pub fn table_of(object: &DynamicObject) -> Option<RoutingTable> {
+    let text = object.data.pointer(&format!("/data/{CONFIG_MAP_KEY}"))?.as_str()?;
+    serde_json::from_str(text).ok()
+}
+
 /// A readable object that is not being deleted.
 fn live<K: Resource>(guard: &Guard<K>) -> Option<&K> {
     guard.0.as_ref().ok().filter(|object| object.meta().deletion_timestamp.is_none())
@@ -106,14 +113,16 @@ impl World {
 
     /// Adds the table that a policy published last.
     pub fn add_table(&self, observed: &mut Observed, owner: &str, policy: &str) {
-        let id = (observed.namespace.clone(), format!("{policy}-table"));
-        let table = self.child::<ConfigMap>(owner, &id).and_then(|object| {
-            let text = object.data.pointer(&format!("/data/{CONFIG_MAP_KEY}"))?.as_str()?.to_owned();
-            serde_json::from_str::<RoutingTable>(&text).ok()
-        });
-        if let Some(table) = table {
+        let published = self.published(owner, &(observed.namespace.clone(), policy.to_owned()));
+        if let Some(table) = published.and_then(|object| table_of(&object)) {
             observed.tables.insert(policy.to_owned(), Arc::new(table));
         }
+    }
+
+    /// The ConfigMap with the table that a policy published last.
+    #[must_use]
+    pub fn published(&self, owner: &str, policy: &Id) -> Option<Arc<DynamicObject>> {
+        self.child::<ConfigMap>(owner, &(policy.0.clone(), format!("{}-table", policy.1)))
     }
 
     /// The pod templates that are stored of an owner.

@@ -19,8 +19,9 @@ use super::{Invalid, PolicyPlan, Settings, common};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{PROGRAMMED, REASON_TABLE_TOO_LARGE};
 use crate::api::types::IntOrPercent;
+use crate::operator::observe::Observed;
 use crate::routing::report::{AUDIENCE, TOKEN_DIR, TOKEN_FILE};
-use crate::routing::table::{self, CONFIG_MAP_KEY, RoutingTable, SECRETS_DIR};
+use crate::routing::table::{self, CONFIG_MAP_KEY, Leases, RoutingTable, SECRETS_DIR};
 
 /// Folder in which a router keeps the last good table over restarts of its container.
 const STATE_DIR: &str = "/var/lib/smallfirst";
@@ -74,6 +75,20 @@ pub(super) fn plan(
         table_hash: hash,
         unresolved,
     })
+}
+
+/// Router pods more than there are wanted, while they are replaced.
+const SURGE: i32 = 1;
+
+/// How many routers limits are lent to. Which policies use an account is known once their tables are compiled, which is
+/// too late for a floor: so all of the namespace count, where a table has an account at all.
+pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
+    let routers =
+        |policy: &RoutingPolicy| u32::try_from(policy.spec.router.replicas.saturating_add(SURGE)).unwrap_or(1);
+    let most = routers(policy);
+    let all = observed.policies.values().map(|policy| routers(policy)).fold(0, u32::saturating_add);
+    let shared = table.tiers.values().any(|tier| tier.account.is_some());
+    Leases { most, most_of_accounts: if shared { all.max(most) } else { most } }
 }
 
 fn config_map(owner: &Owner<'_>, name: String, json: String, hash: &str) -> ConfigMap {
@@ -134,7 +149,7 @@ fn deployment(
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".into()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
+                    max_surge: Some(IntOrString::Int(SURGE)),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
