@@ -8,6 +8,7 @@
 
 pub mod decide;
 pub mod lent;
+pub mod packed;
 pub mod report;
 pub mod source;
 pub mod table;

@@ -19,9 +19,6 @@ use crate::api::types::{DataClass, ModelClass, Risk, SecretKeyRef};
 /// Format that this build writes and the highest it reads. A router refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Key of the table in its ConfigMap.
-pub const CONFIG_MAP_KEY: &str = "table.json";
-
 /// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
 pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
 

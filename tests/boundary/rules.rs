@@ -3,7 +3,7 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 16] = [
+pub const PURE: [&str; 17] = [
     "api",
     "lease",
     "operator/plan",
@@ -11,6 +11,7 @@ pub const PURE: [&str; 16] = [
     "operator/sync/routers",
     "operator/validate",
     "routing/lent",
+    "routing/packed",
     "routing/table",
     "router/admission/escalations",
     "router/answer",

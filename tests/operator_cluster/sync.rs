@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::Kubeconfig;
 use smallfirst::operator::controller::Queue;
@@ -282,6 +283,27 @@ fn programmed_is_true_when_every_ready_router_serves_the_table() {
         routers[1].signal("-CONT");
         let (_, hash) = reason(&policies, "Programmed").await;
         assert_eq!(routers[1].hash().await, hash);
+
+        // A table that is too long to be text.
+        let headers: Vec<Value> =
+            (0..16).map(|n| json!({"name": format!("x-{n}"), "value": "v".repeat(1000)})).collect();
+        let workload = |n: usize| {
+            let (name, path) = (format!("large-{n}"), json!({"name": "way"}));
+            json!({"name": name, "owner": "team", "risk": "Low", "match": {"headers": headers}, "pathRef": path})
+        };
+        let mut workloads: Vec<Value> = (0..20).map(workload).collect();
+        workloads.push(json!({"name": "chat", "owner": "team", "risk": "Low", "pathRef": {"name": "way"}}));
+        let patch = Patch::Merge(json!({"spec": {"workloads": workloads}}));
+        policies.patch("front", &PatchParams::default(), &patch).await.unwrap();
+        let (_, hash) = reason(&policies, "Programmed").await;
+        assert_eq!(routers[1].hash().await, hash);
+        let tables: Api<ConfigMap> = Api::namespaced(client.clone(), &ns);
+        let table = tables.get("front-table").await.unwrap();
+        assert!(table.binary_data.is_some_and(|data| data.contains_key("table.json.gz")));
+        assert_eq!(table.data.unwrap().into_keys().collect::<Vec<_>>(), ["summary.txt"], "and no text beside it");
+        change(&policies, 0).await;
+        reason(&policies, "Programmed").await;
+        assert!(tables.get("front-table").await.unwrap().data.is_some_and(|data| data.contains_key("table.json")));
 
         // A Secret that is not there.
         let clients = json!([{"name": "finance", "apiKey": {"secretKeyRef": {"name": "keys", "key": "finance"}}}]);

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use kube::core::{DynamicObject, ResourceExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Id};
@@ -20,7 +21,7 @@ use crate::lease::budget::book::Standing;
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
-use crate::routing::table::CONFIG_MAP_KEY;
+use crate::routing::packed::unpack;
 
 /// The cluster, as the operator sees it.
 #[derive(Debug, Default)]
@@ -46,8 +47,10 @@ pub struct World {
 /// The table in a ConfigMap.
 #[must_use]
 pub fn table_of(object: &DynamicObject) -> Option<RoutingTable> {
-    let text = object.data.pointer(&format!("/data/{CONFIG_MAP_KEY}"))?.as_str()?;
-    serde_json::from_str(text).ok()
+    let data = object.data.get("data").and_then(|data| Deserialize::deserialize(data).ok());
+    let binary = object.data.get("binaryData").and_then(|data| Deserialize::deserialize(data).ok());
+    let text = unpack(data.as_ref(), binary.as_ref())?.ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// A readable object that is not being deleted.

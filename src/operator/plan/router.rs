@@ -20,8 +20,9 @@ use crate::api::RoutingPolicy;
 use crate::api::conditions::{PROGRAMMED, REASON_TABLE_TOO_LARGE};
 use crate::api::types::IntOrPercent;
 use crate::operator::observe::Observed;
+use crate::routing::packed::{self, LARGEST, TooLarge};
 use crate::routing::report::{AUDIENCE, TOKEN_DIR, TOKEN_FILE};
-use crate::routing::table::{self, CONFIG_MAP_KEY, Leases, RoutingTable, SECRETS_DIR};
+use crate::routing::table::{self, Leases, RoutingTable, SECRETS_DIR};
 
 /// Folder in which a router keeps the last good table over restarts of its container.
 const STATE_DIR: &str = "/var/lib/smallfirst";
@@ -31,8 +32,6 @@ const SERVICE_PORT: i32 = 80;
 const TRAFFIC_PORT: i32 = 8080;
 /// Port of health, metrics and the table in force.
 const ADMIN_PORT: i32 = 9090;
-/// Largest table, in bytes: the API server holds at most 1 MiB a ConfigMap, with its metadata.
-const LARGEST_TABLE: usize = 1_000_000;
 
 pub(super) fn plan(
     policy: &RoutingPolicy,
@@ -41,17 +40,6 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Result<PolicyPlan, Invalid> {
     let json = table.to_json();
-    if json.len() > LARGEST_TABLE {
-        return Err(Invalid {
-            condition: PROGRAMMED,
-            reason: REASON_TABLE_TOO_LARGE,
-            message: format!(
-                "spec.workloads: the routing table has {} bytes, more than {LARGEST_TABLE}; split the policy, or \
-                 shorten inline schemas of its paths",
-                json.len()
-            ),
-        });
-    }
     let owner = Owner::new(policy, POLICY, "router");
     let name = format!("{}-router", owner.name());
     let table_name = format!("{}-table", owner.name());
@@ -71,7 +59,7 @@ pub(super) fn plan(
         service: common::service(&owner, &name, SERVICE_PORT),
         disruption_budget: common::disruption_budget(&owner, &name, &IntOrPercent::Int(1)),
         deployment: deployment(policy, &table.secrets(), settings, &owner, &name),
-        table: config_map(&owner, table_name, json, &hash),
+        table: config_map(&owner, table_name, table, json, &hash)?,
         table_hash: hash,
         unresolved,
     })
@@ -91,15 +79,29 @@ pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Ob
     Leases { most, most_of_accounts: if shared { all.max(most) } else { most } }
 }
 
-fn config_map(owner: &Owner<'_>, name: String, json: String, hash: &str) -> ConfigMap {
-    ConfigMap {
+fn config_map(
+    owner: &Owner<'_>,
+    name: String,
+    table: &RoutingTable,
+    json: String,
+    hash: &str,
+) -> Result<ConfigMap, Invalid> {
+    let mut map = ConfigMap {
         metadata: ObjectMeta {
             annotations: Some([(TABLE_HASH.to_owned(), hash.to_owned())].into()),
             ..owner.meta(name)
         },
-        data: Some([(CONFIG_MAP_KEY.to_owned(), json)].into()),
         ..ConfigMap::default()
-    }
+    };
+    packed::pack(&mut map, table, json).map_err(|TooLarge { text, packed }| Invalid {
+        condition: PROGRAMMED,
+        reason: REASON_TABLE_TOO_LARGE,
+        message: format!(
+            "spec.workloads: the routing table has {text} bytes, compressed {packed}; at most {LARGEST} fit into a \
+             ConfigMap. Split the policy, or shorten inline schemas of its paths"
+        ),
+    })?;
+    Ok(map)
 }
 
 fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
