@@ -9,6 +9,8 @@ mod budgets;
 mod gitops;
 #[path = "operator_cluster/lent.rs"]
 mod lent;
+#[path = "operator_cluster/optional.rs"]
+mod optional;
 #[path = "operator_cluster/pinned.rs"]
 mod pinned;
 #[path = "operator_cluster/rbac.rs"]
@@ -17,6 +19,8 @@ mod rbac;
 mod routers;
 #[path = "operator_cluster/scale.rs"]
 mod scale;
+#[path = "operator_cluster/scaling.rs"]
+mod scaling;
 mod server;
 #[path = "operator_cluster/sync.rs"]
 mod sync;
@@ -89,7 +93,10 @@ impl Running {
     }
 
     async fn start_with(client: Client, namespace: Option<String>, leader: Leader, settings: Settings) -> Self {
-        let controller = Controller::new(client, namespace, settings, leader, None);
+        Self::run(Controller::new(client, namespace, settings, leader, None)).await
+    }
+
+    async fn run(controller: Controller) -> Self {
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&controller.world);
         let task = tokio::spawn(controller.run(stopped));

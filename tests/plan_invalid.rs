@@ -468,6 +468,37 @@ fn policy_rows() -> Vec<Row> {
             "spec.workloads[0].budget.amount: \"1e3\" is not a decimal",
         ),
         policy("/spec/timeZone", json!("Mars/Olympus"), "spec.timeZone: \"Mars/Olympus\" is no time zone"),
+        policy(
+            "/spec/router",
+            json!({"scaling": {"min": 3, "max": 2}}),
+            "spec.router.scaling.min: 3 must be at most max, which is 2",
+        ),
+        policy(
+            "/spec/router",
+            json!({"scaling": {"max": 3, "targetUtilization": "0"}}),
+            "spec.router.scaling.targetUtilization: must be above 0",
+        ),
+        policy(
+            "/spec/router",
+            json!({"scaling": {"max": 3, "scaleDownStabilization": "61m"}}),
+            "spec.router.scaling.scaleDownStabilization: 61m must be at most 1h",
+        ),
+        policy(
+            "/spec/router",
+            json!({"scaling": {"max": 3}, "resources": {"requests": {"memory": "1Gi"}}}),
+            "spec.router.resources.requests: must have cpu",
+        ),
+        policy("/spec/router/maxBodyBytes", json!(1), "spec.router.maxBodyBytes: 1 must be 1024 to 1073741824 bytes"),
+        policy(
+            "/spec/router",
+            json!({"maxBodyBytes": 4096, "maxBufferedBytes": 2048}),
+            "spec.router.maxBufferedBytes: 2048 must be at least maxBodyBytes, which is 4096",
+        ),
+        policy(
+            "/spec/router/service",
+            json!({"annotations": {"smallfirst.dev/a": "b"}}),
+            "spec.router.service.annotations[\"smallfirst.dev/a\"]: belongs to the operator",
+        ),
         policy("/spec/clients/0/limits", json!({}), "spec.clients[0].limits: at least one of requestsPerMinute"),
         accepted(POLICY, vec![(POLICY, "/spec/clients/0/limits", json!({"maxConcurrent": 1}))]),
         policy(

@@ -20,6 +20,7 @@ fn children() -> Vec<Desired> {
         ("quickstart", include_str!("golden/quickstart/in.yaml")),
         ("template-merge", include_str!("golden/template-merge/in.yaml")),
         ("pvc-model", include_str!("golden/pvc-model/in.yaml")),
+        ("router-options", include_str!("golden/router-options/in.yaml")),
         ("model-sources", include_str!("golden/model-sources/in.yaml")),
         ("gpu-custom", include_str!("golden/gpu-custom/in.yaml")),
         ("provider-only", include_str!("golden/provider-only/in.yaml")),

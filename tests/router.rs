@@ -4,6 +4,8 @@
 mod balance;
 #[path = "router/budget.rs"]
 mod budget;
+#[path = "router/buffered.rs"]
+mod buffered;
 #[path = "router/client_faults.rs"]
 mod client_faults;
 #[path = "router/commit_bar.rs"]
@@ -50,6 +52,8 @@ mod sticky;
 mod streaming;
 #[path = "router/tls.rs"]
 mod tls;
+#[path = "router/traffic_tls.rs"]
+mod traffic_tls;
 #[path = "router/upstream_faults.rs"]
 mod upstream_faults;
 #[path = "router/wire.rs"]

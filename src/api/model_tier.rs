@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Health;
 use super::model_from::ModelFrom;
 use super::pool::{Disruption, Rollout};
-use super::types::{DataClass, Decimal, ModelClass, Ratio, Resources, SecretKeyRef};
+use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
 #[expect(clippy::duplicated_attributes, reason = "print columns share their type")]
@@ -340,11 +340,16 @@ pub struct Credential {
 }
 
 /// A model server that already runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.serviceRef) != has(self.inferencePoolRef)").message("spec.service: exactly one of serviceRef and inferencePoolRef must be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceBackend {
     /// An OpenAI-compatible Service of this namespace.
-    pub service_ref: ServiceRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_ref: Option<ServiceRef>,
+    /// An InferencePool (inference.networking.k8s.io/v1) of this namespace: routers balance over its pods themselves, by a headless Service with its selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference_pool_ref: Option<LocalRef>,
 }
 
 /// A port of a Service.

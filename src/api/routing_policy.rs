@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::router::{RouterGateway, RouterScaling, RouterService, RouterServiceAccount, RouterTls};
 use super::types::{DataClass, Decimal, Empty, LocalRef, Ratio, Resources, Risk, SecretKeyRef};
 
 /// Workload classes and the path each takes, for one router and its clients.
@@ -99,16 +100,45 @@ fn default_time_zone() -> String {
 }
 
 /// The router's pods.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.gateway) || !has(self.tls)").message("spec.router.gateway: must not be set beside spec.router.tls: a Gateway speaks plain HTTP to the routers"))]
+#[x_kube(validation = Rule::new("!has(self.maxBufferedBytes) || self.maxBufferedBytes >= (has(self.maxBodyBytes) ? self.maxBodyBytes : 33554432)").message("spec.router.maxBufferedBytes: must be at least maxBodyBytes, which is 33554432 by default"))]
 #[serde(rename_all = "camelCase")]
 pub struct Router {
-    /// Number of router pods. They share every limit: the operator lends it to them as they need it. Default: 2.
+    /// Number of router pods. They share every limit: the operator lends it to them as they need it. Not looked at with scaling. Default: 2.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
+    /// As many router pods as are needed. Needs metrics-server or another source of the pods' CPU. Default: replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<RouterScaling>,
+    /// Image of the router pods. Default: the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
     /// CPU and memory of a router pod. Default: requests of 100m and 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// The Service of the routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<RouterService>,
+    /// The ServiceAccount of the routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<RouterServiceAccount>,
+    /// HTTPS on the traffic port, at port 443 of the Service instead of 80. Default: plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RouterTls>,
+    /// An HTTPRoute for the routers, where the cluster has Gateway API. A Gateway speaks plain HTTP to them, so not beside tls. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<RouterGateway>,
+    /// Largest body of a request, in bytes; a larger one gets 413. Default: 33554432, which is 32 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub max_body_bytes: Option<i64>,
+    /// Most bytes of request bodies that a router pod holds at a time, from their first byte to the end of their answers; what has no room gets 503 with Retry-After. At least maxBodyBytes. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 1_099_511_627_776_i64))]
+    pub max_buffered_bytes: Option<i64>,
 }
 
 const fn default_replicas() -> i32 {
@@ -117,7 +147,26 @@ const fn default_replicas() -> i32 {
 
 impl Default for Router {
     fn default() -> Self {
-        Self { replicas: default_replicas(), resources: None }
+        Self {
+            replicas: default_replicas(),
+            scaling: None,
+            image: None,
+            resources: None,
+            service: None,
+            service_account: None,
+            tls: None,
+            gateway: None,
+            max_body_bytes: None,
+            max_buffered_bytes: None,
+        }
+    }
+}
+
+impl Router {
+    /// The most router pods that there are at a time, but for those that replace others.
+    #[must_use]
+    pub fn most(&self) -> i32 {
+        self.scaling.as_ref().map_or(self.replicas, |scaling| scaling.max)
     }
 }
 

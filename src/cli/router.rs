@@ -51,9 +51,15 @@ pub struct Args {
     /// Name of this pod. Default: the host's name.
     #[arg(long, env = "SMALLFIRST_POD")]
     pod: Option<String>,
+    /// Secret with the certificate of the traffic port (tls.crt, tls.key). Default: plain HTTP.
+    #[arg(long)]
+    tls_secret: Option<String>,
     /// Largest request body, in bytes.
     #[arg(long, default_value_t = MAX_BODY_BYTES)]
     max_body_bytes: usize,
+    /// Most bytes of request bodies that are held at a time. Default: no bound.
+    #[arg(long)]
+    max_buffered_bytes: Option<usize>,
     /// Seconds between the failing readiness and the closing of the port.
     #[arg(long, default_value_t = LAME_DUCK_SECONDS)]
     lame_duck_seconds: u32,
@@ -92,7 +98,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let config = Config {
         admin: Some(args.admin),
         threads: args.threads.unwrap_or(config.threads),
-        limits: Limits { max_body_bytes: args.max_body_bytes, ..config.limits },
+        limits: Limits {
+            max_body_bytes: args.max_body_bytes,
+            max_buffered_bytes: args.max_buffered_bytes,
+            ..config.limits
+        },
         lame_duck: Duration::from_secs(args.lame_duck_seconds.into()),
         drain: Duration::from_secs(args.drain_seconds.into()),
         state: args.state_dir,
@@ -100,6 +110,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             pod: args.pod.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default(),
             token: args.sync_token_file,
         }),
+        tls_secret: args.tls_secret,
         ..config
     };
     let running = data_plane::start(config, inputs).await?;

@@ -109,7 +109,9 @@ pub fn policy(
     let generation = policy.metadata.generation;
     let name = format!("{}-router", policy.metadata.name.as_deref().unwrap_or_default());
     let deployment = observed.deployments.get(&name);
-    let replicas = policy.spec.router.replicas;
+    // What an autoscaler wants is what is wanted.
+    let scaled = policy.spec.router.scaling.as_ref().map(|scaling| deployment.map_or(scaling.min, |d| d.desired));
+    let replicas = scaled.unwrap_or(policy.spec.router.replicas);
     let mut conditions = Conditions::new(&stored.conditions, generation, now);
     conditions.set(accepted(outcome));
     conditions.set(resolved(outcome));

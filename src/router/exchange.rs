@@ -15,6 +15,7 @@ use super::admission::budget::Purses;
 use super::admission::standing::Standing;
 use super::admission::{Admitted, admit, demand, over};
 use super::body::{Peek, peek};
+use super::buffered::Hold;
 use super::cascade::{Asked, World, walk};
 use super::errors::Problem;
 use super::gates::validate_request_schema;
@@ -39,6 +40,8 @@ struct Account<'s> {
     admitted: Option<Admitted>,
     /// How they stand, for the reply.
     standing: Option<Standing>,
+    /// Its part of what the router may hold.
+    hold: Hold<'s>,
 }
 
 impl Account<'_> {
@@ -66,7 +69,8 @@ impl<'a> Exchange<'a> {
     fn open(&self) -> Open<'a> {
         let Self { shared, snapshot, id, begin, .. } = *self;
         let (outcome, trace) = ("client_gone", Trace::default());
-        let account = Account { client: "-", route: None, outcome, trace, admitted: None, standing: None };
+        let hold = Hold::new(shared.buffered.as_ref());
+        let account = Account { client: "-", route: None, outcome, trace, admitted: None, standing: None, hold };
         shared.metrics.in_flight.inc();
         Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
     }
@@ -190,7 +194,7 @@ async fn chat<'s>(
         Some(client) => &client.name,
         None => "anonymous",
     };
-    let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout).await?;
+    let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout, &mut account.hold).await?;
     let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = route(snapshot, client, &peek, &head.headers)?;
     account.route = Some(route);

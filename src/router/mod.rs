@@ -14,6 +14,7 @@ pub mod answer;
 mod attempts;
 pub mod body;
 pub mod breaker;
+mod buffered;
 pub mod call;
 pub mod cascade;
 pub mod continuation;
@@ -51,6 +52,7 @@ pub mod sse;
 pub mod sticky;
 pub mod sync;
 pub mod trace;
+pub mod traffic_tls;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,19 +63,21 @@ use http::HeaderValue;
 
 use access_log::AccessLog;
 use admission::budget::Budgets;
+use buffered::Buffered;
 use endpoints::Endpoints;
 use metrics::Metrics;
 use snapshot::Snapshot;
 use sticky::Sticky;
 
-/// Default bound on a request's body, in bytes.
-pub const MAX_BODY_BYTES: usize = 32 << 20;
+pub use crate::routing::table::MAX_BODY_BYTES;
 
 /// What a client may take of a router.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Largest body of a request, in bytes.
     pub max_body_bytes: usize,
+    /// Most bytes of request bodies that are held at a time. `None`: no bound.
+    pub max_buffered_bytes: Option<usize>,
     /// Longest time to receive the head of a request.
     pub head_timeout: Duration,
     /// Longest time to receive its body.
@@ -86,6 +90,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_body_bytes: MAX_BODY_BYTES,
+            max_buffered_bytes: None,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(30),
@@ -105,6 +110,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// What a client may take.
     pub limits: Limits,
+    /// Bytes of request bodies that are held, where they are bounded.
+    buffered: Option<Buffered>,
     /// Where conversations start.
     pub sticky: Sticky,
     /// What may still be spent.
@@ -138,6 +145,7 @@ impl Shared {
             metrics,
             access_log,
             limits,
+            buffered: limits.max_buffered_bytes.map(Buffered::new),
             sticky: Sticky::default(),
             budgets,
             lent,

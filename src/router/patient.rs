@@ -12,23 +12,43 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+
+/// What a connection runs on.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// The connection below it.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Transport for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// A connection whose writes may wait only so long.
-pub(super) struct Patient {
-    io: TokioIo<TcpStream>,
+pub(super) struct Patient<S> {
+    io: TokioIo<S>,
     patience: Duration,
     /// Runs while a write waits. Most never do, and then there is none.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> Self {
+impl<S: Transport> Patient<S> {
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { io: TokioIo::new(stream), patience, waiting: None }
     }
 
-    fn io(&mut self) -> Pin<&mut TokioIo<TcpStream>> {
+    fn io(&mut self) -> Pin<&mut TokioIo<S>> {
         Pin::new(&mut self.io)
     }
 
@@ -43,18 +63,18 @@ impl Patient {
             return Poll::Pending;
         }
         // It ends without this as well, only later.
-        let _ = socket2::SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(self.io.inner().tcp()).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client takes nothing")))
     }
 }
 
-impl Read for Patient {
+impl<S: Transport> Read for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<Result<()>> {
         self.io().poll_read(context, buffer)
     }
 }
 
-impl Write for Patient {
+impl<S: Transport> Write for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let written = self.io().poll_write(context, bytes);
         self.bounded(context, written)

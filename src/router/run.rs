@@ -20,6 +20,7 @@ use super::control::{Inputs, Standing, follow};
 use super::explain;
 use super::metrics::Metrics;
 use super::server::Server;
+use super::traffic_tls::Certificate;
 use super::{Limits, Shared, sync};
 use crate::runtime::admin;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub access_log: Box<dyn std::io::Write + Send>,
     /// As whom it reports to the operators that a table names; `None`: it makes no call that no request asks for.
     pub sync: Option<sync::Identity>,
+    /// Secret with the certificate of the traffic port; `None`: plain HTTP.
+    pub tls_secret: Option<String>,
 }
 
 impl Config {
@@ -62,6 +65,7 @@ impl Config {
             state: None,
             access_log: Box::new(std::io::stdout()),
             sync: None,
+            tls_secret: None,
         }
     }
 }
@@ -108,8 +112,9 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
         seed,
     ));
     let (tell, standing) = watch::channel(Standing::default());
+    let certificate = config.tls_secret.map(|secret| Certificate::follow(secret, inputs.secrets.clone()));
     tokio::spawn(follow(shared.clone(), inputs, config.state, tell));
-    let server = Server::start(&shared, config.listen, config.threads, config.drain)?;
+    let server = Server::start(&shared, config.listen, config.threads, config.drain, certificate.as_ref())?;
     let (stopping, stopped) = watch::channel(false);
     if let Some(identity) = config.sync {
         tokio::spawn(sync::run(identity, standing.clone(), stopped.clone(), shared.clone()));
@@ -121,10 +126,14 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
             let address = listener.local_addr()?;
             let awaits = {
                 let (shared, stopped) = (shared.clone(), stopped.clone());
-                Arc::new(move || match (*stopped.borrow(), shared.snapshot.load().is_some()) {
-                    (true, _) => vec!["the end: stopping".to_owned()],
-                    (false, false) => vec!["a routing table".to_owned()],
-                    (false, true) => Vec::new(),
+                Arc::new(move || {
+                    if *stopped.borrow() {
+                        return vec!["the end: stopping".to_owned()];
+                    }
+                    let table = shared.snapshot.load().is_none().then(|| "a routing table".to_owned());
+                    let certificate = certificate.as_ref().filter(|certificate| !certificate.is_there());
+                    let certificate = certificate.map(|c| format!("tls.crt and tls.key of Secret {}", c.secret));
+                    table.into_iter().chain(certificate).collect()
                 })
             };
             let routes = admin::routes(awaits, Arc::new(registry), Arc::new(|| ()))

@@ -13,13 +13,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
-use super::patient::Patient;
+use super::patient::{Patient, Transport};
 use super::pool::{Pool, tls};
 use super::serve::serve;
+use super::traffic_tls::Certificate;
 
 /// The threads of a router.
 pub struct Server {
@@ -40,11 +42,17 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 impl Server {
-    /// Listens with a number of threads.
+    /// Listens with a number of threads, with TLS where there is a certificate to follow.
     ///
     /// # Errors
     /// When the address can't be bound or a thread can't be started.
-    pub fn start(shared: &Arc<Shared>, listen: SocketAddr, threads: usize, drain: Duration) -> std::io::Result<Self> {
+    pub fn start(
+        shared: &Arc<Shared>,
+        listen: SocketAddr,
+        threads: usize,
+        drain: Duration,
+        certificate: Option<&Arc<Certificate>>,
+    ) -> std::io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let first = bind(listen)?;
         let address = first.local_addr()?;
@@ -53,16 +61,17 @@ impl Server {
             listeners.push(bind(address)?);
         }
         let tls = tls();
+        let acceptor = certificate.map(|certificate| TlsAcceptor::from(certificate.config()));
         let mut handles = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
-            let (shared, stopped, tls) = (shared.clone(), stopped.clone(), tls.clone());
+            let (shared, stopped, tls, acceptor) = (shared.clone(), stopped.clone(), tls.clone(), acceptor.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("router-{index}"));
             handles.push(thread.spawn(move || {
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, async move {
                     match TcpListener::from_std(listener) {
-                        Ok(listener) => accept(&shared, listener, Pool::new(tls), stopped, drain).await,
+                        Ok(listener) => accept(&shared, listener, acceptor, Pool::new(tls), stopped, drain).await,
                         Err(error) => tracing::error!(%error, "a listener could not be used"),
                     }
                 });
@@ -86,6 +95,7 @@ impl Server {
 async fn accept(
     shared: &Arc<Shared>,
     listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
     pool: Pool,
     mut stopped: watch::Receiver<bool>,
     drain: Duration,
@@ -108,9 +118,13 @@ async fn accept(
             continue;
         }
         let (shared, pool, open, stopped) = (shared.clone(), pool.clone(), open.clone(), stopped.clone());
+        let acceptor = acceptor.clone();
         open.set(open.get() + 1);
         tokio::task::spawn_local(async move {
-            connection(&shared, &pool, stream, stopped).await;
+            match acceptor {
+                None => connection(&shared, &pool, stream, stopped).await,
+                Some(acceptor) => secure(&shared, &pool, &acceptor, stream, stopped).await,
+            }
             open.set(open.get() - 1);
         });
     }
@@ -124,10 +138,25 @@ async fn accept(
     }
 }
 
+/// A handshake may take as long as the head of a request.
+async fn secure(
+    shared: &Arc<Shared>,
+    pool: &Pool,
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    stopped: watch::Receiver<bool>,
+) {
+    match tokio::time::timeout(shared.limits.head_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => connection(shared, pool, stream, stopped).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        Err(_) => tracing::debug!("a handshake took too long"),
+    }
+}
+
 async fn connection(
     shared: &Arc<Shared>,
     pool: &Pool,
-    stream: tokio::net::TcpStream,
+    stream: impl Transport + 'static,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service =

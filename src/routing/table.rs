@@ -19,6 +19,9 @@ use crate::api::types::{DataClass, ModelClass, Risk, SecretKeyRef};
 /// Format that this build writes and the highest it reads. A router refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Default bound on a request's body, in bytes.
+pub const MAX_BODY_BYTES: usize = 32 << 20;
+
 /// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
 pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
 

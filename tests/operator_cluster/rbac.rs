@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
+use smallfirst::operator::plan::http_route;
 use smallfirst::router::control::Standing;
 use smallfirst::runtime::leader::{self, Election};
 use smallfirst::yaml;
@@ -94,12 +96,15 @@ fn granted(roles: &[Value]) -> BTreeSet<Right> {
 }
 
 fn object<K: kube::Resource<DynamicType = ()>>(namespace: &str, name: &str, rest: Value) -> (ApiResource, Value) {
-    let resource = ApiResource::erase::<K>(&());
+    dynamic(&ApiResource::erase::<K>(&()), namespace, name, rest)
+}
+
+fn dynamic(resource: &ApiResource, namespace: &str, name: &str, rest: Value) -> (ApiResource, Value) {
     let mut object = json!({
         "apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name, "namespace": namespace},
     });
     object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-    (resource, object)
+    (resource.clone(), object)
 }
 
 async fn put(client: &Client, namespace: &str, (resource, object): (ApiResource, Value)) {
@@ -132,11 +137,24 @@ async fn live(client: &Client, ns: &str) {
     let role = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name});
     put(client, ns, object::<ConfigMap>(ns, "taken-table", json!({}))).await;
     put(client, ns, object::<Role>(ns, "taken-router", json!({}))).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "none"});
+    let autoscaler = json!({"spec": {"scaleTargetRef": target, "maxReplicas": 1}});
     put(client, ns, object::<RoleBinding>(ns, "taken-router", json!({"roleRef": role("taken-router")}))).await;
 
     let (path, policy) = route(ns, "small");
     let mut other = policy.clone();
     other.metadata.name = Some("taken".to_owned());
+    let parents = json!({"parentRefs": [{"name": "web"}]});
+    other.spec.router.gateway = serde_json::from_value(parents.clone()).unwrap();
+    // By the same field manager: the API server sees no conflict of fields.
+    let apply = |(resource, object): (ApiResource, Value)| async move {
+        let (version, plural) = (resource.api_version, resource.plural);
+        let path = format!("/apis/{version}/namespaces/{ns}/{plural}/taken-router?fieldManager=smallfirst");
+        server::send(client, "PATCH", &path, &object).await.unwrap();
+    };
+    apply(dynamic(&http_route(), ns, "taken-router", json!({"spec": parents.clone()}))).await;
+    apply(object::<HorizontalPodAutoscaler>(ns, "taken-router", autoscaler.clone())).await;
+    other.spec.router.scaling = serde_json::from_value(json!({"min": 1, "max": 1})).unwrap();
     create(client, ns, &tier(ns, "small")).await;
     create(client, ns, &taken).await;
     create(client, ns, &stored).await;
@@ -162,6 +180,8 @@ async fn live(client: &Client, ns: &str) {
     };
     put(client, ns, old(object::<ConfigMap>(ns, "front-old", json!({})))).await;
     put(client, ns, old(object::<Role>(ns, "front-old", json!({})))).await;
+    put(client, ns, old(dynamic(&http_route(), ns, "front-old", json!({"spec": parents})))).await;
+    put(client, ns, old(object::<HorizontalPodAutoscaler>(ns, "front-old", autoscaler))).await;
     put(client, ns, old(object::<RoleBinding>(ns, "front-old", json!({"roleRef": role("front-router")})))).await;
     let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), ns);
     until("the old ones to go", || async { bindings.get_opt("front-old").await.unwrap().is_none().then_some(()) })
@@ -218,6 +238,7 @@ async fn run(client: Client, scoped: bool) {
         let path = format!("{}?fieldManager=test&force=true", path_of(object));
         server::send(&client, "PATCH", &path, object).await.unwrap();
     }
+    optional::install(&client, &ns).await;
     let operator = client_of(&client, &release, "smallfirst").await;
     let lease = leader::Settings {
         namespace: release.clone(),

@@ -64,6 +64,12 @@ impl Harness {
     }
 
     pub async fn with(table: serde_json::Value, change: impl FnOnce(&mut Config)) -> Self {
+        let harness = Self::not_ready(table, change).await;
+        harness.until_ready().await;
+        harness
+    }
+
+    pub async fn not_ready(table: serde_json::Value, change: impl FnOnce(&mut Config)) -> Self {
         let (table, tables) = watch::channel(Some(Arc::from(table.to_string())));
         let keys = [key("client-keys", "finance", "k-finance"), key("client-keys", "guest", "k-guest")];
         let (secrets, secret_changes) = watch::channel(Secrets::from_iter(keys));
@@ -79,17 +85,16 @@ impl Harness {
             state: None,
             access_log: Box::new(log.clone()),
             sync: None,
+            tls_secret: None,
         };
         change(&mut config);
         let inputs = Inputs { table: tables, secrets: secret_changes, addresses: address_changes };
         let running = start(config, inputs).await.unwrap();
         let (address, admin) = (running.address, running.admin.unwrap());
-        let harness = Self { running: Some(running), table, secrets, addresses, log, address, admin };
-        harness.until_ready().await;
-        harness
+        Self { running: Some(running), table, secrets, addresses, log, address, admin }
     }
 
-    async fn until_ready(&self) {
+    pub async fn until_ready(&self) {
         for _ in 0..200 {
             if get(self.admin, "/readyz").await.status == 200 {
                 return;

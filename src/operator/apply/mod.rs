@@ -2,7 +2,7 @@
 //!
 //! A child that already is what is desired is not written: the watch's copy contains the desired fields, and its
 //! annotation [`HASH`] says that the last apply had exactly these fields, so that a field that is no longer
-//! wanted is noticed too. Nothing is forced: a field that another manager took is a conflict that a person reads
+//! wanted is noticed too. Nothing is forced (but for [`handover`]): a field that another manager took is a conflict that a person reads
 //! about, not a fight. An object that was not seen is applied with a version that no existing object has, so
 //! that the API server refuses instead of adopting somebody else's; that costs no read.
 //!
@@ -10,6 +10,7 @@
 
 mod contains;
 mod error;
+mod handover;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,18 @@ pub struct Applier {
     settled: Mutex<HashMap<ChildId, (String, String)>>,
 }
 
+/// Phase of the autoscalers: after their Deployments.
+const AUTOSCALERS: usize = 2;
+
+/// When objects of a kind are applied: an autoscaler comes after its Deployment, and that after all that its pods need.
+fn phase(kind: &str) -> usize {
+    match kind {
+        "Deployment" => 1,
+        "HorizontalPodAutoscaler" => AUTOSCALERS,
+        _ => 0,
+    }
+}
+
 /// Who owns the children.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -92,26 +105,33 @@ impl Applier {
 
     /// Makes the owner's children what is desired, and deletes those that are no longer.
     ///
-    /// Deployments come after everything else: their pods need it. While a pod template can't be stored they do not
+    /// Deployments come after all that their pods need, autoscalers after them. While a pod template can't be stored they do not
     /// come at all: what runs must be what the next operator finds.
     ///
     /// # Errors
     /// The first thing that went wrong, in the order of `desired`. Everything else was done.
     pub async fn apply(&self, owner: &Owner, desired: Vec<Desired>) -> Result<(), Error> {
         let wanted: Vec<Option<ChildId>> = desired.iter().map(|d| self.id(owner, d)).collect();
-        let (mut last, first): (Vec<_>, Vec<_>) = desired.into_iter().partition(|d| d.resource.kind == "Deployment");
+        let mut phases: [Vec<Desired>; 3] = Default::default();
+        desired.into_iter().for_each(|desired| phases[phase(&desired.resource.kind)].push(desired));
+        let [first, mut deployments, autoscalers] = phases;
         let templates: Vec<bool> = first.iter().map(|d| d.resource.kind == "ControllerRevision").collect();
         let mut results = join_all(first.into_iter().map(|d| self.child(owner, d))).await;
         if results.iter().zip(templates).any(|(result, template)| template && result.is_err()) {
-            last.clear();
+            deployments.clear();
         }
         if let Some(Err(terminating)) = results.extract_if(.., |r| matches!(r, Err(Error::Terminating { .. }))).next() {
             return Err(terminating);
         }
-        results.extend(join_all(last.into_iter().map(|d| self.child(owner, d))).await);
         let children = self.world.children.of(&owner.uid);
         let unwanted = children.into_iter().filter(|child| !wanted.iter().flatten().any(|w| w == child));
-        results.extend(join_all(unwanted.map(|child| self.prune(owner, child))).await);
+        // An autoscaler goes before the spec sets the replicas again.
+        let kind = |child: &ChildId| self.world.children.kinds().get(child.0).map_or("", |kind| kind.kind.as_str());
+        let (sooner, later): (Vec<_>, Vec<_>) = unwanted.partition(|child| phase(kind(child)) == AUTOSCALERS);
+        results.extend(join_all(sooner.into_iter().map(|child| self.prune(owner, child))).await);
+        results.extend(join_all(deployments.into_iter().map(|d| self.child(owner, d))).await);
+        results.extend(join_all(autoscalers.into_iter().map(|d| self.child(owner, d))).await);
+        results.extend(join_all(later.into_iter().map(|child| self.prune(owner, child))).await);
         results.into_iter().collect()
     }
 
@@ -131,14 +151,23 @@ impl Applier {
             Verdict::Keep => Ok(()),
             Verdict::Foreign(other) => Err(Error::Foreign { object, owner: other }),
             Verdict::Apply { create } => {
-                if seen.is_some_and(|seen| self.is_settled(&id, &hash, &seen)) {
+                if seen.as_ref().is_some_and(|seen| self.is_settled(&id, &hash, seen)) {
                     return Ok(());
                 }
+                let handover = seen.as_ref().and_then(|seen| handover::replicas(seen, &desired.body));
                 if create {
                     desired.body["metadata"]["resourceVersion"] = json!(CREATE_ONLY);
                 }
                 let _slot = self.slots.acquire().await;
+                if let Some(handover) = &handover {
+                    self.hand_over(owner, &desired, &handover.take, &object).await?;
+                }
                 let mut answer = self.patch(owner, &desired, &object).await;
+                if answer.is_ok()
+                    && let Some(release) = handover.and_then(|handover| handover.release)
+                {
+                    answer = self.hand_over(owner, &desired, &release, &object).await;
+                }
                 if create && matches!(&answer, Err(Error::Refused { code: 409, .. })) {
                     // It exists and was not seen: it is ours without its label, or just made, or somebody else's.
                     self.check_owner(owner, &desired, &object).await?;
@@ -156,10 +185,25 @@ impl Applier {
     }
 
     async fn patch(&self, owner: &Owner, desired: &Desired, object: &str) -> Result<DynamicObject, Error> {
+        self.send(owner, desired, &PatchParams::apply(MANAGER), &desired.body, object).await
+    }
+
+    /// The only write that is forced: of `spec.replicas`, when it changes hands because the spec says so.
+    async fn hand_over(&self, owner: &Owner, to: &Desired, body: &Value, object: &str) -> Result<DynamicObject, Error> {
+        self.send(owner, to, &PatchParams::apply(handover::MANAGER).force(), body, object).await
+    }
+
+    async fn send(
+        &self,
+        owner: &Owner,
+        desired: &Desired,
+        params: &PatchParams,
+        body: &Value,
+        object: &str,
+    ) -> Result<DynamicObject, Error> {
         let api = self.api(owner, &desired.resource);
-        let params = PatchParams::apply(MANAGER);
-        let patch = Patch::Apply(&desired.body);
-        let request = api.patch(&desired.name, &params, &patch);
+        let patch = Patch::Apply(body);
+        let request = api.patch(&desired.name, params, &patch);
         let mut answer = self.write("apply", &desired.resource.kind, object, request).await?;
         answer.metadata.managed_fields = None;
         Ok(answer)

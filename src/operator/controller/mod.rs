@@ -34,6 +34,7 @@ use statuses::Statuses;
 
 use super::apply::{Applier, Error};
 use super::metrics::Metrics;
+use super::observe::optional;
 use super::observe::watch::Watches;
 use super::observe::world::World;
 use super::plan::Settings;
@@ -152,8 +153,16 @@ impl Controller {
             world: Arc::clone(&world),
             queue: Arc::clone(&queue),
             metrics: Arc::clone(&metrics),
+            ask_every: optional::EVERY,
         };
         Self { world, queue, metrics, context, leader, watches }
+    }
+
+    /// The same controller, which asks so often for kinds that the cluster may not have.
+    #[must_use]
+    pub fn asking_every(mut self, pause: Duration) -> Self {
+        self.watches.ask_every = pause;
+        self
     }
 
     /// Runs until `stop` says so; then ends what was begun and writes the statuses that wait.

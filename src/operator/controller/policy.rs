@@ -8,10 +8,11 @@ use jiff::Timestamp;
 
 use super::queue::Key;
 use super::{Context, Reconciled, attempt};
+use crate::api::conditions::REASON_UNSUPPORTED;
 use crate::operator::apply::Owner;
 use crate::operator::observe::world::current;
 use crate::operator::plan;
-use crate::operator::status::{self, Outcome};
+use crate::operator::status::{self, ApplyProblem, Outcome};
 
 /// One look at a policy.
 pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
@@ -26,8 +27,10 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let mut outcome = Outcome::default();
     let mut ending = Reconciled::ok();
     match plan::policy(&policy, &observed, &context.settings()) {
-        Ok(plan) => {
+        Ok(mut plan) => {
             outcome.unresolved.clone_from(&plan.unresolved);
+            // Whether there is the kind is looked for all the time: then this is looked at again.
+            let waits = plan.http_route.take_if(|route| !context.world.children.has(&route.resource));
             let hash = plan.table_hash.clone();
             // Beside the table, not before it: routers don't wait for a status.
             let replaced = status::replaced(&policy, &hash, Timestamp::now());
@@ -42,6 +45,8 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
             }
             if outcome.apply.is_none() {
                 outcome.table_hash = Some(hash);
+                // Without its route the rest is in force all the same.
+                outcome.apply = waits.map(|_| no_gateway_api());
             }
         }
         Err(invalid) => outcome.invalid = Some(invalid),
@@ -56,4 +61,10 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let (new, again) = status::policy(&policy, &observed, &outcome, Timestamp::now());
     let told = context.statuses.tell(key, &policy, policy.status.as_ref(), &new);
     ending.after([told, again].into_iter().flatten().min())
+}
+
+fn no_gateway_api() -> ApplyProblem {
+    let message =
+        "spec.router.gateway: this cluster has no HTTPRoute (gateway.networking.k8s.io/v1); looked for every minute";
+    ApplyProblem { reason: REASON_UNSUPPORTED, message: message.to_owned() }
 }

@@ -7,7 +7,7 @@ use super::{Context, Reconciled, attempt};
 use crate::operator::apply::{Error, Owner};
 use crate::operator::observe::Observed;
 use crate::operator::observe::world::current;
-use crate::operator::plan;
+use crate::operator::plan::{self, Desired};
 use crate::operator::status::{self, Outcome};
 
 /// One look at a tier.
@@ -23,7 +23,12 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     match plan::tier(&tier, &context.world.templates(&owner.uid), &context.settings()) {
         Ok(plan) => {
             outcome.current_revision = plan.pool.as_ref().map(|pool| pool.current_revision.clone());
-            let mut applied = context.applier.apply(&owner, plan.objects()).await;
+            let mut objects = plan.objects();
+            match plan::inference_pool::endpoints(&tier, |name| context.world.inference_pool(&key.id.0, name)) {
+                Ok(service) => objects.extend(service.as_ref().map(Desired::of)),
+                Err(missing) => outcome.unresolved = Some(missing),
+            }
+            let mut applied = context.applier.apply(&owner, objects).await;
             if tier.spec.pool.as_ref().is_some_and(|pool| pool.model_from.image.is_some()) {
                 applied = applied.map_err(Error::with_image_volume);
             }

@@ -14,7 +14,7 @@ use super::queue::{Key, Kind};
 use crate::api::escalation_path::Step;
 use crate::api::model_tier::Exposure;
 use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
-use crate::operator::observe::cache::Change;
+use crate::operator::observe::cache::{Change, Id, id};
 use crate::operator::observe::children::controller;
 use crate::operator::observe::guard::Guard;
 use crate::operator::observe::world::{World, port_names, ready_pods, service_of};
@@ -58,7 +58,11 @@ pub fn service(world: &World, change: &Change<Service>) -> Vec<Key> {
     let mut keys = Vec::new();
     for guard in world.tiers.namespace(&namespace) {
         if let Ok(tier) = &guard.0
-            && tier.spec.service.as_ref().is_some_and(|service| service.service_ref.name == name)
+            && tier
+                .spec
+                .service
+                .as_ref()
+                .is_some_and(|service| service.service_ref.as_ref().is_some_and(|r| r.name == name))
         {
             keys.extend(users(world, &namespace, tier.metadata.name.as_deref().unwrap_or_default(), &[tier]));
         }
@@ -75,6 +79,42 @@ pub fn slice(change: &Change<EndpointSlice>) -> Option<Key> {
     let slice = change.new.as_deref().or(change.old.as_deref())?;
     let policy = service_of(slice)?.strip_suffix("-router")?;
     Some(Key::new(Kind::Policy, slice.metadata.namespace.as_deref().unwrap_or_default(), policy))
+}
+
+/// What a change of an InferencePool concerns: the tiers that name it.
+pub fn inference_pool(world: &World, change: &Change<DynamicObject>) -> Vec<Key> {
+    let (namespace, name) = named(change);
+    let uses = |tier: &ModelTier| inference_pool_of(tier).is_some_and(|used| used == name);
+    let tiers = world.tiers.namespace(&namespace);
+    let tiers = tiers.iter().filter_map(|guard| guard.0.as_ref().ok()).filter(|tier| uses(tier));
+    tiers.filter_map(|tier| tier.metadata.name.as_deref()).map(|name| Key::new(Kind::Tier, &namespace, name)).collect()
+}
+
+/// Whom it concerns that a kind came or went: all that ask for an object of it.
+pub fn http_routes(world: &World) -> Vec<Key> {
+    let asks = |id: &Id| {
+        let guard = world.policies.get(id);
+        guard.is_some_and(|guard| guard.0.as_ref().is_ok_and(|policy| policy.spec.router.gateway.is_some()))
+    };
+    world.policies.ids().into_iter().filter(asks).map(|id| Key { kind: Kind::Policy, id }).collect()
+}
+
+/// The same for InferencePools.
+pub fn inference_pools(world: &World) -> Vec<Key> {
+    let asks = |id: &Id| {
+        let guard = world.tiers.get(id);
+        guard.is_some_and(|guard| guard.0.as_ref().is_ok_and(|tier| inference_pool_of(tier).is_some()))
+    };
+    world.tiers.ids().into_iter().filter(asks).map(|id| Key { kind: Kind::Tier, id }).collect()
+}
+
+fn inference_pool_of(tier: &ModelTier) -> Option<&str> {
+    Some(tier.spec.service.as_ref()?.inference_pool_ref.as_ref()?.name.as_str())
+}
+
+fn named(change: &Change<DynamicObject>) -> Id {
+    let object = change.new.as_ref().or(change.old.as_ref());
+    object.map(|object| id(object.as_ref())).unwrap_or_default()
 }
 
 /// The paths that use a tier, which is or was in these states, and the policies that use those or it.

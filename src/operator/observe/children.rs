@@ -1,9 +1,11 @@
 //! The kinds of objects that the operator makes, each with its cache, and who owns what.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -14,6 +16,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 
 use super::cache::{Cache, Change, Id, id};
+use crate::operator::plan::http_route;
 
 /// A child: its kind's place in [`Children::kinds`], namespace and name.
 pub type ChildId = (usize, Id);
@@ -22,6 +25,8 @@ pub type ChildId = (usize, Id);
 #[derive(Debug)]
 pub struct Children {
     kinds: Vec<ApiResource>,
+    /// Kinds that the cluster does not have.
+    absent: Vec<AtomicBool>,
     caches: Vec<Cache<DynamicObject>>,
     by_owner: Mutex<HashMap<String, BTreeSet<ChildId>>>,
 }
@@ -37,10 +42,14 @@ impl Default for Children {
             ApiResource::erase::<Role>(&()),
             ApiResource::erase::<RoleBinding>(&()),
             ApiResource::erase::<ControllerRevision>(&()),
+            ApiResource::erase::<HorizontalPodAutoscaler>(&()),
             ApiResource::erase::<Deployment>(&()),
+            http_route(),
         ];
         let caches = kinds.iter().map(|_| Cache::default()).collect();
-        Self { kinds, caches, by_owner: Mutex::default() }
+        // Until the cluster was asked.
+        let absent = kinds.iter().map(|kind| AtomicBool::new(*kind == http_route())).collect();
+        Self { kinds, absent, caches, by_owner: Mutex::default() }
     }
 }
 
@@ -61,6 +70,29 @@ impl Children {
     #[must_use]
     pub fn kind(&self, resource: &ApiResource) -> Option<usize> {
         self.kinds.iter().position(|known| known.kind == resource.kind && known.group == resource.group)
+    }
+
+    /// Whether the cluster has a kind.
+    #[must_use]
+    pub fn is_present(&self, kind: usize) -> bool {
+        self.absent.get(kind).is_none_or(|absent| !absent.load(Ordering::Relaxed))
+    }
+
+    /// The same, of a kind by itself.
+    #[must_use]
+    pub fn has(&self, resource: &ApiResource) -> bool {
+        self.kind(resource).is_some_and(|kind| self.is_present(kind))
+    }
+
+    /// Notes whether the cluster has a kind. What was seen of one that went is forgotten.
+    pub fn set_present(&self, kind: usize, present: bool) {
+        if let Some(absent) = self.absent.get(kind) {
+            absent.store(!present, Ordering::Relaxed);
+        }
+        if !present {
+            self.watched(kind, Event::Init);
+            self.watched(kind, Event::InitDone);
+        }
     }
 
     /// Takes what the watch of a kind said.
@@ -124,7 +156,8 @@ impl Children {
     /// Kinds whose first list is not complete.
     #[must_use]
     pub fn awaited(&self) -> Vec<String> {
-        let pairs = self.kinds.iter().zip(&self.caches);
-        pairs.filter(|(_, cache)| !cache.is_ready()).map(|(kind, _)| kind.plural.clone()).collect()
+        let pairs = self.kinds.iter().zip(&self.caches).enumerate();
+        let awaited = pairs.filter(|(index, (_, cache))| self.is_present(*index) && !cache.is_ready());
+        awaited.map(|(_, (kind, _))| kind.plural.clone()).collect()
     }
 }

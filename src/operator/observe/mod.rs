@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod children;
 pub mod guard;
+pub mod optional;
 pub mod watch;
 pub mod world;
 

@@ -6,25 +6,29 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DynamicObject, WatchParams};
-use kube::core::{NamespaceResourceScope, Resource};
+use kube::core::{ApiResource, NamespaceResourceScope, Resource};
 use kube::runtime::watcher::{self, Config, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::guard::Guard;
+use super::optional::Optional;
 use super::world::World;
 use crate::api::ModelTier;
 use crate::operator::controller::{Queue, triggers};
 use crate::operator::metrics::Metrics;
-use crate::operator::plan::{COMPONENT, MANAGED_BY};
+use crate::operator::plan::{COMPONENT, MANAGED_BY, inference_pool};
 
 /// What the watches share.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ pub struct Watches {
     pub queue: Arc<Queue>,
     /// Errors are counted here.
     pub metrics: Arc<Metrics>,
+    /// How often the cluster is asked for kinds that it may not have.
+    pub ask_every: Duration,
 }
 
 impl Watches {
@@ -90,20 +96,77 @@ impl Watches {
             }
         }));
         for (index, resource) in world.children.kinds().iter().enumerate() {
-            let api: Api<DynamicObject> = match &self.namespace {
-                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
-                None => Api::all_with(self.client.clone(), resource),
-            };
+            let watch = self.children(index, resource, config.clone());
+            if world.children.is_present(index) {
+                tasks.spawn(watch());
+                continue;
+            }
             let (w, q) = (Arc::clone(world), Arc::clone(queue));
-            let config = config.clone().labels(&format!("{MANAGED_BY}=smallfirst"));
-            let metrics = Arc::clone(&self.metrics);
-            tasks.spawn(drive(api, config, resource.kind.clone(), metrics, move |event| {
+            let optional = Optional {
+                resource: resource.clone(),
+                watch: Box::new(move || tokio::spawn(watch())),
+                tell: Arc::new(move |present| {
+                    w.children.set_present(index, present);
+                    q.add_all(triggers::http_routes(&w));
+                }),
+            };
+            tasks.spawn(optional.start(self.client.clone(), self.ask_every).await);
+        }
+        tasks.spawn(self.inference_pools(config).start(self.client.clone(), self.ask_every).await);
+        tasks
+    }
+
+    /// The watch of one kind of children, to be started.
+    fn children(
+        &self,
+        index: usize,
+        resource: &ApiResource,
+        config: Config,
+    ) -> impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static {
+        let config = config.labels(&format!("{MANAGED_BY}=smallfirst"));
+        let (api, kind, watches) = (self.dynamic(resource), resource.kind.clone(), self.clone());
+        move || {
+            let (w, q) = (Arc::clone(&watches.world), Arc::clone(&watches.queue));
+            let metrics = Arc::clone(&watches.metrics);
+            let take = move |event| {
                 for change in w.children.watched(index, event) {
                     q.add_all(triggers::child(&change));
                 }
-            }));
+            };
+            drive(api.clone(), config.clone(), kind.clone(), metrics, take).boxed()
         }
-        tasks
+    }
+
+    /// The watch of InferencePools, where there are any.
+    fn inference_pools(&self, config: Config) -> Optional {
+        let resource = inference_pool::resource();
+        let (api, watches) = (self.dynamic(&resource), self.clone());
+        let kind = resource.kind.clone();
+        let (world, queue) = (Arc::clone(&self.world), Arc::clone(&self.queue));
+        let watch = move || {
+            let (w, q) = (Arc::clone(&watches.world), Arc::clone(&watches.queue));
+            let take = move |event: Event<DynamicObject>| {
+                for change in w.inference_pools.watched(event) {
+                    q.add_all(triggers::inference_pool(&w, &change));
+                }
+            };
+            tokio::spawn(drive(api.clone(), config.clone(), kind.clone(), Arc::clone(&watches.metrics), take))
+        };
+        Optional {
+            resource,
+            watch: Box::new(watch),
+            tell: Arc::new(move |present| {
+                world.has_inference_pools.store(present, Ordering::Relaxed);
+                queue.add_all(triggers::inference_pools(&world));
+            }),
+        }
+    }
+
+    fn dynamic(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
     }
 
     fn kind<K>(&self, tasks: &mut JoinSet<()>, config: Config, take: impl Fn(Event<Guard<K>>) + Send + 'static)
@@ -130,7 +193,7 @@ impl Watches {
             None => Api::all(self.client.clone()),
         };
         let params = WatchParams::default().initial_events().timeout(1).fields("metadata.name=-");
-        let asked = tokio::time::timeout(std::time::Duration::from_secs(3), api.watch(&params, "0")).await;
+        let asked = tokio::time::timeout(Duration::from_secs(3), api.watch(&params, "0")).await;
         let streams = matches!(asked, Ok(Ok(_)));
         tracing::debug!(streams, "asked whether the server streams lists");
         streams

@@ -1,6 +1,7 @@
 //! Everything that the watches have shown, and the part of it that one reconcile looks at.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
@@ -36,6 +38,10 @@ pub struct World {
     pub services: Cache<Service>,
     /// Endpoints of the routers' Services: which of their pods are ready.
     pub slices: Cache<EndpointSlice>,
+    /// All InferencePools, as far as their selectors and ports. Not ready where the cluster has none.
+    pub inference_pools: Cache<DynamicObject>,
+    /// Whether the cluster has InferencePools.
+    pub has_inference_pools: AtomicBool,
     /// What the operator made.
     pub children: Children,
     /// What routers reported.
@@ -63,10 +69,7 @@ pub fn current<K: Resource + Clone>(cache: &Cache<Guard<K>>, id: &Id) -> Option<
     cache.get(id).and_then(|guard| live(&guard).cloned())
 }
 
-fn by_name<K: Resource + Clone>(
-    cache: &Cache<Guard<K>>,
-    namespace: &str,
-) -> std::collections::BTreeMap<String, Arc<K>> {
+fn by_name<K: Resource + Clone>(cache: &Cache<Guard<K>>, namespace: &str) -> BTreeMap<String, Arc<K>> {
     let objects = cache.namespace(namespace);
     objects.iter().filter_map(|guard| live(guard)).map(|object| (object.name_any(), Arc::new(object.clone()))).collect()
 }
@@ -79,6 +82,8 @@ impl World {
         awaited.extend((!self.tiers.is_ready()).then(|| "modeltiers".to_owned()));
         awaited.extend((!self.paths.is_ready()).then(|| "escalationpaths".to_owned()));
         awaited.extend((!self.policies.is_ready()).then(|| "routingpolicies".to_owned()));
+        let pools = self.has_inference_pools.load(Ordering::Relaxed) && !self.inference_pools.is_ready();
+        awaited.extend(pools.then(|| "inferencepools".to_owned()));
         awaited.extend((!self.services.is_ready()).then(|| "ports of services".to_owned()));
         awaited.extend((!self.slices.is_ready()).then(|| "endpointslices".to_owned()));
         awaited
@@ -128,6 +133,16 @@ impl World {
         self.child::<ConfigMap>(owner, &(policy.0.clone(), format!("{}-table", policy.1)))
     }
 
+    /// An InferencePool.
+    #[must_use]
+    pub fn inference_pool(&self, namespace: &str, name: &str) -> Lookup {
+        if !self.has_inference_pools.load(Ordering::Relaxed) {
+            return Lookup::NoKind;
+        }
+        let found = self.inference_pools.get(&(namespace.to_owned(), name.to_owned()));
+        found.map_or(Lookup::NotFound, |object| Lookup::Found(inference_pool(&object)))
+    }
+
     /// The pod templates that are stored of an owner.
     #[must_use]
     pub fn templates(&self, owner: &str) -> Vec<StoredTemplate> {
@@ -174,6 +189,15 @@ pub fn port_names(service: &Service) -> Vec<((String, u16), String)> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     tcp.filter_map(|port| Some(((service.name_any(), u16::try_from(port.port).ok()?), port.name.clone()?))).collect()
+}
+
+fn inference_pool(object: &DynamicObject) -> InferencePool {
+    let spec = &object.data["spec"];
+    let port = spec.pointer("/targetPorts/0/number").and_then(serde_json::Value::as_i64);
+    InferencePool {
+        selector: BTreeMap::deserialize(&spec["selector"]["matchLabels"]).unwrap_or_default(),
+        port: port.and_then(|port| i32::try_from(port).ok()),
+    }
 }
 
 /// `None`: it has no template, or is on its way out.

@@ -13,6 +13,8 @@ pub const TIER: &str = "smallfirst.dev/tier";
 pub const POLICY: &str = "smallfirst.dev/policy";
 /// Label that says who made an object, with the value `smallfirst`.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Annotation of a Deployment: an autoscaler owns its number of replicas.
+pub const AUTOSCALED: &str = "smallfirst.dev/autoscaled";
 /// Annotation of a table's ConfigMap: [`crate::routing::table::hash`] of its content.
 pub const TABLE_HASH: &str = "smallfirst.dev/table-hash";
 

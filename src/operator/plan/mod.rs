@@ -3,8 +3,11 @@
 //! Same input, same bytes: no client, no clock, no randomness, ordered maps only. Fields that others may own
 //! (autoscalers, admission, users with their own field manager) are left out, never written as null.
 
+mod autoscaler;
 mod common;
 pub mod engines;
+mod gateway;
+pub mod inference_pool;
 mod labels;
 mod merge;
 mod objects;
@@ -15,12 +18,14 @@ mod router;
 pub mod table;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 
-pub use labels::{COMPONENT, MANAGED_BY, POLICY, TABLE_HASH, TIER};
+pub use gateway::http_route;
+pub use labels::{AUTOSCALED, COMPONENT, MANAGED_BY, POLICY, TABLE_HASH, TIER};
 pub use objects::Desired;
 use pinned::StoredTemplate;
 pub use pool::selector;
@@ -104,6 +109,10 @@ pub struct PolicyPlan {
     pub service: Service,
     /// Bound on voluntary disruptions.
     pub disruption_budget: PodDisruptionBudget,
+    /// Scales the routers, where the spec says so.
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// Brings a Gateway's traffic to the routers, where the spec says so.
+    pub http_route: Option<Desired>,
     /// The routers.
     pub deployment: Deployment,
     /// Name of the table's content: not an object.
@@ -181,11 +190,13 @@ impl PolicyPlan {
             network_policy,
             service,
             disruption_budget,
+            autoscaler,
+            http_route,
             deployment,
             table_hash: _,
             unresolved: _,
         } = self;
-        vec![
+        let mut objects = vec![
             Desired::of(&table),
             Desired::of(&service_account),
             Desired::of(&role),
@@ -194,6 +205,9 @@ impl PolicyPlan {
             Desired::of(&service),
             Desired::of(&disruption_budget),
             Desired::of(&deployment),
-        ]
+        ];
+        objects.extend(autoscaler.as_ref().map(Desired::of));
+        objects.extend(http_route);
+        objects
     }
 }

@@ -3,6 +3,8 @@
 //! The pod template depends on the policy's `router` and on the *names* of the Secrets, never on the content of
 //! the table: a new rule is read by running routers, only a new Secret name rolls them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
@@ -15,9 +17,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::{Owner, POLICY, TABLE_HASH};
-use super::{Invalid, PolicyPlan, Settings, common};
+use super::{Invalid, PolicyPlan, Settings, autoscaler, common, gateway};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{PROGRAMMED, REASON_TABLE_TOO_LARGE};
+use crate::api::router::RouterService;
+use crate::api::routing_policy::Router as RouterSpec;
 use crate::api::types::IntOrPercent;
 use crate::operator::observe::Observed;
 use crate::routing::packed::{self, LARGEST, TooLarge};
@@ -28,6 +32,8 @@ use crate::routing::table::{self, Leases, RoutingTable, SECRETS_DIR};
 const STATE_DIR: &str = "/var/lib/smallfirst";
 /// Port of the Service.
 const SERVICE_PORT: i32 = 80;
+/// The same with TLS.
+const TLS_PORT: i32 = 443;
 /// Port of requests.
 const TRAFFIC_PORT: i32 = 8080;
 /// Port of health, metrics and the table in force.
@@ -44,10 +50,33 @@ pub(super) fn plan(
     let name = format!("{}-router", owner.name());
     let table_name = format!("{}-table", owner.name());
     let hash = table::hash(&json);
+    let router = &policy.spec.router;
+    let mut service = common::service(&owner, &name, SERVICE_PORT);
+    let gateway = router.gateway.as_ref();
+    let mut secrets = table.secrets();
+    if let Some(tls) = &router.tls {
+        let ports = service.spec.iter_mut().flat_map(|spec| spec.ports.iter_mut().flatten());
+        ports.for_each(|port| (port.name, port.port) = (Some("https".to_owned()), TLS_PORT));
+        secrets.push(tls.secret_ref.name.clone());
+        secrets.sort();
+        secrets.dedup();
+    }
+    if let Some(RouterService { type_, annotations }) = &router.service {
+        annotate(&mut service.metadata, annotations);
+        service.spec.get_or_insert_default().type_ = Some(format!("{type_:?}"));
+    }
+    let mut service_account = common::service_account(&owner, &name);
+    if let Some(account) = &router.service_account {
+        annotate(&mut service_account.metadata, &account.annotations);
+    }
+    let mut deployment = deployment(policy, &secrets, settings, &owner, &name);
+    if router.scaling.is_some() {
+        autoscaler::leave_replicas(&mut deployment);
+    }
     Ok(PolicyPlan {
         role: role(&owner, &name, &table_name),
         role_binding: role_binding(&owner, &name),
-        service_account: common::service_account(&owner, &name),
+        service_account,
         network_policy: common::network_policy(
             &owner,
             &name,
@@ -56,9 +85,11 @@ pub(super) fn plan(
                 common::Ingress { port: "admin", pods: None, monitoring: true },
             ],
         ),
-        service: common::service(&owner, &name, SERVICE_PORT),
+        service,
         disruption_budget: common::disruption_budget(&owner, &name, &IntOrPercent::Int(1)),
-        deployment: deployment(policy, &table.secrets(), settings, &owner, &name),
+        http_route: gateway.map(|gateway| gateway::route(&owner, &name, gateway, SERVICE_PORT)),
+        autoscaler: router.scaling.as_ref().map(|scaling| autoscaler::by_cpu(&owner, &name, scaling)),
+        deployment,
         table: config_map(&owner, table_name, table, json, &hash)?,
         table_hash: hash,
         unresolved,
@@ -72,11 +103,15 @@ const SURGE: i32 = 1;
 /// too late for a floor: so all of the namespace count, where a table has an account at all.
 pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
     let routers =
-        |policy: &RoutingPolicy| u32::try_from(policy.spec.router.replicas.saturating_add(SURGE)).unwrap_or(1);
+        |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most().saturating_add(SURGE)).unwrap_or(1);
     let most = routers(policy);
     let all = observed.policies.values().map(|policy| routers(policy)).fold(0, u32::saturating_add);
     let shared = table.tiers.values().any(|tier| tier.account.is_some());
     Leases { most, most_of_accounts: if shared { all.max(most) } else { most } }
+}
+
+fn annotate(metadata: &mut ObjectMeta, annotations: &BTreeMap<String, String>) {
+    metadata.annotations.get_or_insert_default().extend(annotations.clone());
 }
 
 fn config_map(
@@ -187,6 +222,14 @@ fn selector(owner: &Owner<'_>) -> LabelSelector {
 
 fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, owner: &Owner<'_>) -> Container {
     let args = ["router", "--namespace", owner.namespace(), "--policy", owner.name(), "--state-dir", STATE_DIR];
+    let mut args: Vec<String> = args.map(str::to_owned).into();
+    if let Some(tls) = &policy.spec.router.tls {
+        args.extend(["--tls-secret".to_owned(), tls.secret_ref.name.clone()]);
+    }
+    let RouterSpec { max_body_bytes, max_buffered_bytes, .. } = &policy.spec.router;
+    for (flag, bytes) in [("--max-body-bytes", max_body_bytes), ("--max-buffered-bytes", max_buffered_bytes)] {
+        args.extend(bytes.iter().flat_map(|bytes| [flag.to_owned(), bytes.to_string()]));
+    }
     let port = |name: &str, port| ContainerPort {
         name: Some(name.to_owned()),
         container_port: port,
@@ -202,8 +245,8 @@ fn container(policy: &RoutingPolicy, secrets: &[String], settings: &Settings, ow
     let secrets = secrets.iter().map(|s| mount(volume_name(s), format!("{SECRETS_DIR}/{s}"), Some(true)));
     Container {
         name: "router".into(),
-        image: Some(settings.router_image.clone()),
-        args: Some(args.map(str::to_owned).into()),
+        image: Some(policy.spec.router.image.as_ref().unwrap_or(&settings.router_image).clone()),
+        args: Some(args),
         env: Some(vec![pod_name()]),
         ports: Some(vec![port("http", TRAFFIC_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(

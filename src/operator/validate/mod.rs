@@ -18,6 +18,7 @@ mod policy;
 mod problems;
 mod reserves;
 mod rollout;
+mod router;
 mod template;
 mod tier;
 

@@ -6,7 +6,7 @@ use super::accounts::share_quotas;
 use super::budgets::{budget, time_zone};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
-use super::{Invalid, Valid, limits::limits, reserves, tier::child_names};
+use super::{Invalid, Valid, limits::limits, reserves, router, tier::child_names};
 use crate::api::RoutingPolicy;
 use crate::api::conditions::{
     ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
@@ -29,10 +29,8 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     let spec = &policy.spec;
     let mut problems = Problems::default();
     child_names(&mut problems, Some(&name));
-    if !(1..=100).contains(&spec.router.replicas) {
-        problems.add(REASON_INVALID, "spec.router.replicas", format!("{} must be 1 to 100", spec.router.replicas));
-    }
     time_zone(&mut problems, &spec.time_zone);
+    router::check(&mut problems, &spec.router);
     let clients = clients(&mut problems, spec);
     let published = observed.tables.get(&name).map(AsRef::as_ref);
     let mut tiers = tiers_in_force(observed, published);
@@ -74,7 +72,6 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         default_workload,
         access_log: spec.access_log.format,
         time_zone: spec.time_zone.clone(),
-        routers: u32::try_from(spec.router.replicas).unwrap_or(1),
         sync: None,
         leases: None,
     };

@@ -6,14 +6,16 @@ use super::problems::Problems;
 use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
-use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider};
+use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider, ServiceBackend};
 use crate::api::types::Decimal;
 use crate::operator::observe::Observed;
-use crate::operator::plan::engines;
+use crate::operator::plan::{engines, inference_pool};
 use crate::routing::table::{self, Backend};
 
 /// Longest name of an object whose children are Services: `<name>-router` must be a DNS label of 63 characters.
 const LONGEST_NAME: usize = 56;
+/// A port's number where only its name counts.
+const POOL_PORT: u16 = 80;
 
 /// The tier's entry in the routing table.
 ///
@@ -22,7 +24,8 @@ const LONGEST_NAME: usize = 56;
 pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
     let mut problems = Problems::default();
     let spec = &tier.spec;
-    if spec.pool.is_some() {
+    let inference_pool = spec.service.as_ref().and_then(|service| service.inference_pool_ref.as_ref());
+    if spec.pool.is_some() || inference_pool.is_some() {
         child_names(&mut problems, tier.metadata.name.as_deref());
     }
     let price = prices(&mut problems, spec);
@@ -129,19 +132,31 @@ fn backend(problems: &mut Problems, tier: &ModelTier) -> Backend {
             base_url: base_url(problems, provider),
             credential: Some(provider.credential.secret_key_ref.clone()),
         },
-        (None, None, Some(service)) => Backend::Service {
-            name: service.service_ref.name.clone(),
-            port: port(problems, "spec.service.serviceRef.port", service.service_ref.port),
-            port_name: None,
-            health: None,
-            continuation: None,
-            revision: None,
-        },
+        (None, None, Some(service)) => service_backend(problems, tier, service),
         _ => {
             problems.add(REASON_INVALID, "spec", "exactly one of pool, provider and service must be set");
             Backend::Url { base_url: String::new(), credential: None }
         }
     }
+}
+
+fn service_backend(problems: &mut Problems, tier: &ModelTier, service: &ServiceBackend) -> Backend {
+    let ServiceBackend { service_ref, inference_pool_ref } = service;
+    if service_ref.is_some() == inference_pool_ref.is_some() {
+        let problem = "exactly one of serviceRef and inferencePoolRef must be set";
+        problems.add(REASON_INVALID, "spec.service", problem);
+    }
+    let (name, port, port_name) = match service_ref {
+        Some(service) => {
+            (service.name.clone(), self::port(problems, "spec.service.serviceRef.port", service.port), None)
+        }
+        // The headless Service that is made of the InferencePool: its port is known by name, whatever its number.
+        None => {
+            let name = inference_pool::service_name(tier.metadata.name.as_deref().unwrap_or_default());
+            (name, POOL_PORT, Some("http".to_owned()))
+        }
+    };
+    Backend::Service { name, port, port_name, health: None, continuation: None, revision: None }
 }
 
 /// The tier with the name of the port that it names by number: endpoints of a Service are known by it.
