@@ -102,8 +102,7 @@ const SURGE: i32 = 1;
 /// How many routers limits are lent to. Which policies use an account is known once their tables are compiled, which is
 /// too late for a floor: so all of the namespace count, where a table has an account at all.
 pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
-    let routers =
-        |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most().saturating_add(SURGE)).unwrap_or(1);
+    let routers = |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most().saturating_add(SURGE)).unwrap_or(1);
     let most = routers(policy);
     let all = observed.policies.values().map(|policy| routers(policy)).fold(0, u32::saturating_add);
     let shared = table.tiers.values().any(|tier| tier.account.is_some());

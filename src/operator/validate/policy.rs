@@ -73,6 +73,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         access_log: spec.access_log.format,
         time_zone: spec.time_zone.clone(),
         sync: None,
+        routers: u32::try_from(spec.router.most()).unwrap_or(1),
         leases: None,
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
