@@ -7,6 +7,8 @@
 mod budgets;
 #[path = "operator_cluster/gitops.rs"]
 mod gitops;
+#[path = "operator_cluster/lent.rs"]
+mod lent;
 #[path = "operator_cluster/optional.rs"]
 mod optional;
 #[path = "operator_cluster/pinned.rs"]

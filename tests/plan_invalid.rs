@@ -500,11 +500,7 @@ fn policy_rows() -> Vec<Row> {
             "spec.router.service.annotations[\"smallfirst.dev/a\"]: belongs to the operator",
         ),
         policy("/spec/clients/0/limits", json!({}), "spec.clients[0].limits: at least one of requestsPerMinute"),
-        policy(
-            "/spec/clients/0/limits",
-            json!({"maxConcurrent": 1}),
-            "spec.clients[0].limits.maxConcurrent: 1 must be at least spec.router.replicas, which is 2",
-        ),
+        accepted(POLICY, vec![(POLICY, "/spec/clients/0/limits", json!({"maxConcurrent": 1}))]),
         policy(
             "/spec/workloads/0/limits",
             json!({"tokensPerMinute": 0}),
@@ -542,8 +538,8 @@ fn policy_rows() -> Vec<Row> {
         ),
         row(
             POLICY,
-            reserve("0.6", &[(FRONTIER, "/spec/provider/quota", json!({"maxConcurrent": 4}))]),
-            ("Accepted", "Invalid", "leave less than one of maxConcurrent: 4 to others at each of 2 routers"),
+            reserve("0.8", &[(FRONTIER, "/spec/provider/quota", json!({"maxConcurrent": 4}))]),
+            ("Accepted", "Invalid", "leave less than one of maxConcurrent: 4 to others"),
         ),
         accepted(POLICY, reserve("0.5", &[(FRONTIER, "/spec/provider/quota", json!({"maxConcurrent": 4}))])),
         row(
@@ -562,10 +558,9 @@ fn policy_rows() -> Vec<Row> {
             ),
             ("Accepted", "Invalid", "come to more than 0.9"),
         ),
-        row(
+        accepted(
             POLICY,
             vec![(FRONTIER, "/spec/provider/quota", json!({"requestsPerMinute": 60, "maxConcurrent": 1}))],
-            ("Accepted", "Invalid", "spec.router.replicas: 2 must be at most 1, the smallest limit of spec.provider.q"),
         ),
         policy("/spec/anonymous", json!({}), "spec: exactly one of clients and anonymous must be set"),
         policy("/spec/clients", Value::Null, "spec: exactly one of clients and anonymous must be set"),

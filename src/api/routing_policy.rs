@@ -105,7 +105,7 @@ fn default_time_zone() -> String {
 #[x_kube(validation = Rule::new("!has(self.maxBufferedBytes) || self.maxBufferedBytes >= (has(self.maxBodyBytes) ? self.maxBodyBytes : 33554432)").message("spec.router.maxBufferedBytes: must be at least maxBodyBytes, which is 33554432 by default"))]
 #[serde(rename_all = "camelCase")]
 pub struct Router {
-    /// Number of router pods. Each holds an equal part of every limit. Not looked at with scaling. Default: 2.
+    /// Number of router pods. They share every limit: the operator lends it to them as they need it. Not looked at with scaling. Default: 2.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
@@ -225,7 +225,7 @@ pub enum OnBudgetExhausted {
     SmallOnly,
 }
 
-/// What may be taken of the router. Each of the router's pods holds an equal part, rounded down, and a limit must be at least the number of pods; while pods are replaced there is one more. What has no room gets 429 with Retry-After.
+/// What may be taken of all the router's pods together. The operator lends it to them as they need it; while none answers, each has a quarter of the limit, divided by one more than there are pods and rounded down. What has no room gets 429 with Retry-After.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.maxConcurrent)").message("limits: at least one of requestsPerMinute, tokensPerMinute and maxConcurrent must be set"))]
 #[serde(rename_all = "camelCase")]

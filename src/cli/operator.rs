@@ -16,6 +16,7 @@ use crate::operator::controller::Controller;
 use crate::operator::plan::Settings;
 use crate::operator::sync::budgets::Budgets;
 use crate::operator::sync::keeper::Keeper;
+use crate::operator::sync::lending::Lending;
 use crate::operator::sync::server::{self, Desk};
 use crate::operator::sync::tokens::Tokens;
 use crate::runtime::leader::{self, Election};
@@ -88,7 +89,8 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     if let Some((listener, keeper, certificate, tokens)) = desk {
         let (world, queue) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
         let budgets = Arc::new(Budgets::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
-        let desk = Desk { world, queue, tokens, leader: election.leader.clone(), budgets: Arc::clone(&budgets) };
+        let (leader, lending) = (election.leader.clone(), Lending::default());
+        let desk = Desk { world, queue, tokens, leader, budgets: Arc::clone(&budgets), lending };
         reception.spawn(keeper.run());
         reception.spawn(budgets.run());
         reception.spawn(server::serve(listener, certificate, Arc::new(desk)));

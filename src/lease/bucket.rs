@@ -48,6 +48,12 @@ impl Bucket {
         Self { level: 0, ..Self::new(per_minute, now) }
     }
 
+    /// Holds so many a minute from now on, and no more than it did.
+    pub(super) fn resize(&mut self, per_minute: u64) {
+        self.rate = i128::from(per_minute) * NANO;
+        self.level = self.level.min(self.capacity());
+    }
+
     pub(super) const fn capacity(&self) -> i128 {
         self.rate * MINUTE
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, ONE, levels};
 use super::lessee::Terms;
-use super::{Claim, Grant, Key, PERIOD, floor};
+use super::{Claim, Grant, Key, PERIOD, VALID, floor};
 
 /// Time after which it is worth asking again when no leader answers.
 const AWAY: Duration = Duration::from_secs(5);
@@ -90,6 +90,21 @@ impl Holding {
             said: None,
         };
         Self { bucket: Bucket::empty(floor, now), lease: Some(Box::new(lease)) }
+    }
+
+    /// Whether an operator lends it.
+    #[must_use]
+    pub const fn is_lent(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Another limit, or another number of routers: what is lent stays so. What is a part is left.
+    pub fn resize(&mut self, limit: u64, most: u32) {
+        if let Some(lease) = &mut self.lease {
+            let floor = floor(limit, most);
+            (lease.limit, lease.capacity) = (limit, limit - floor * u64::from(most));
+            self.bucket.resize(floor);
+        }
     }
 
     /// Brings it up to a time. An earlier time than the last one changes nothing.
@@ -231,7 +246,7 @@ impl Holding {
     }
 
     /// What the report with this number says of it; `None` if the report whose answer was the last in force said the same.
-    /// `waiting` is the sum of what requests wait for, `kept` what must be left.
+    /// `waiting` requests do so, and `kept` is what must be left.
     #[must_use]
     pub fn claim(
         &mut self,
@@ -248,7 +263,9 @@ impl Holding {
         }
         let most = lease.asked.iter().max().copied().unwrap_or_default();
         let kept = u64::try_from(kept / ONE).unwrap_or_default();
-        let wanted = most.saturating_mul(2).saturating_add(waiting).saturating_add(if most > 0 { kept } else { 0 });
+        let waiting = waiting.saturating_mul(lease.unit.max(1));
+        let wanted = most.saturating_mul(2).saturating_add(waiting);
+        let wanted = if wanted > 0 { wanted.saturating_add(kept) } else { 0 };
         lease.told = lease.spent;
         let claim = Claim {
             ledger: lease.ledger,
@@ -262,17 +279,17 @@ impl Holding {
         say(&mut lease.said, claim, report, answered)
     }
 
-    /// Puts an answer of the leader in force.
-    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) {
+    /// Puts an answer of the leader in force. True if that gave something back, for which others may wait.
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> bool {
         self.fill(now);
-        let Some(lease) = self.lease.as_mut() else { return };
+        let Some(lease) = self.lease.as_mut() else { return false };
         if terms.void {
             begin(lease, 0);
         }
         if let Some(grant) = grant {
             if grant.ledger != lease.ledger {
                 if !terms.fresh {
-                    return;
+                    return false;
                 }
                 begin(lease, grant.ledger);
             }
@@ -280,13 +297,14 @@ impl Holding {
             lease.free = grant.free;
         }
         if lease.ledger == 0 {
-            return;
+            return false;
         }
         lease.until = lease.until.max(Some(terms.until));
         lease.live = lease.until.is_some_and(|until| now < until);
-        if let Some(keep) = grant.and_then(|grant| grant.keep) {
-            lease.returned += lease.balance().saturating_sub(keep);
-        }
+        let keep = grant.and_then(|grant| grant.keep).unwrap_or(u64::MAX);
+        let back = lease.balance().saturating_sub(keep);
+        lease.returned += back;
+        back > 0
     }
 }
 
@@ -332,9 +350,12 @@ struct PlaceLease {
     until: Option<Instant>,
     live: bool,
     draining: bool,
-    /// Most in flight since the last report, and requests that found no place.
+    /// Most in flight in this period, and requests that found no place.
     peak: u32,
     lacked: u32,
+    /// What was asked for in the two periods before it.
+    asked: [u32; 2],
+    period: Instant,
     said: Option<(u64, Claim)>,
 }
 
@@ -345,13 +366,13 @@ impl Places {
         Self { own: places, lease: None }
     }
 
-    /// The floor of a limit, and no lease yet. Requests of a process that this one replaces may go on for `longest` after
-    /// they were admitted: only then is the floor free for others.
+    /// The floor of a limit, and no lease yet. A process that this one replaces may have had its floor, or be lent it until
+    /// the operator knows that it stops, and its requests may go on for `longest`: only then is the floor free.
     #[must_use]
     pub fn leased(limit: u32, most: u32, now: Instant, longest: Duration) -> Self {
         let own = u32::try_from(floor(limit.into(), most)).unwrap_or(u32::MAX);
         let lease = PlaceLease {
-            from: now.checked_add(longest + longest / 50).unwrap_or(now),
+            from: now.checked_add((VALID + longest) * 51 / 50).unwrap_or(now),
             floor: false,
             places: 0,
             ledger: 0,
@@ -360,9 +381,22 @@ impl Places {
             draining: false,
             peak: 0,
             lacked: 0,
+            asked: [0; 2],
+            period: now,
             said: None,
         };
         Self { own, lease: Some(Box::new(lease)) }
+    }
+
+    /// Whether an operator lends them.
+    #[must_use]
+    pub const fn is_lent(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Another limit, or another number of routers.
+    pub fn resize(&mut self, limit: u32, most: u32) {
+        self.own = u32::try_from(floor(limit.into(), most)).unwrap_or(u32::MAX);
     }
 
     /// Brings it up to a time.
@@ -413,20 +447,28 @@ impl Places {
     ) -> Option<Claim> {
         self.fill(now);
         let lease = self.lease.as_mut()?;
-        let used = std::mem::take(&mut lease.peak).max(in_flight);
-        let wanted = u64::from(used) + u64::from(std::mem::take(&mut lease.lacked)) + u64::from(waiting);
+        lease.peak = lease.peak.max(in_flight);
+        let asked = lease.peak.saturating_add(lease.lacked);
+        let most = lease.asked.into_iter().fold(asked, u32::max);
+        if now.saturating_duration_since(lease.period) >= MEASURE {
+            lease.asked = [asked, lease.asked[0]];
+            (lease.period, lease.peak, lease.lacked) = (now, in_flight, 0);
+        }
+        let wanted = u64::from(most) + u64::from(waiting);
         let claim = Claim {
             wanted: if wanted > 0 { wanted + u64::from(kept) } else { 0 },
             in_flight,
+            floor: lease.floor,
             places: if lease.live { lease.places } else { 0 },
             ..Claim::new(key.clone(), lease.ledger)
         };
         say(&mut lease.said, claim, report, answered)
     }
 
-    /// Puts an answer of the leader in force.
-    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) {
-        let Some(lease) = self.lease.as_mut() else { return };
+    /// Puts an answer of the leader in force. True if that took places, for which others may wait.
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+        let Some(lease) = self.lease.as_mut() else { return false };
+        let before = lease.places;
         if terms.void {
             (lease.places, lease.ledger, lease.until, lease.said) = (0, 0, None, None);
         }
@@ -436,6 +478,8 @@ impl Places {
         if lease.ledger != 0 {
             lease.until = lease.until.max(Some(terms.until));
         }
+        let taken = lease.places < before;
         self.fill(now);
+        taken
     }
 }

@@ -28,6 +28,9 @@ type Place = (String, Option<String>, Key);
 /// Replies whose time is known.
 const REPLIES: usize = 8;
 
+/// Limits that one router may speak of.
+const MOST: usize = 4_096;
+
 /// Every limit and who holds what of it.
 #[derive(Debug)]
 pub struct Ledger {
@@ -71,16 +74,17 @@ struct Said {
 }
 
 impl Ledger {
-    /// A new leader's: nothing is known. `epoch` tells its sessions from those of leaders before, and rises; `longest` is
-    /// the longest time that a request goes on after it was admitted.
+    /// A new leader's: nothing is known. `epoch` tells its sessions from those of leaders before.
     #[must_use]
-    pub const fn new(since: Instant, epoch: u32, longest: Duration) -> Self {
+    pub const fn new(since: Instant, epoch: u32) -> Self {
         let next = (epoch as u64) << 32;
-        Self { since, longest, next, limits: BTreeMap::new(), routers: BTreeMap::new(), next_router: 0 }
+        Self { since, longest: Duration::ZERO, next, limits: BTreeMap::new(), routers: BTreeMap::new(), next_router: 0 }
     }
 
-    /// The limits in force. Those that are the same keep their state, and changed ones what is lent.
-    pub fn set_limits(&mut self, limits: impl IntoIterator<Item = Limit>, now: Instant) {
+    /// The limits in force, and the longest time that a request goes on after it was admitted. Limits that are the same keep
+    /// their state, and changed ones what is lent.
+    pub fn set_limits(&mut self, limits: impl IntoIterator<Item = Limit>, longest: Duration, now: Instant) {
+        self.longest = longest;
         let mut before = std::mem::take(&mut self.limits);
         for Limit { namespace, policy, key, limit, most } in limits {
             let (limit, most) = (limit.max(1), most.max(1));
@@ -102,7 +106,7 @@ impl Ledger {
         }
     }
 
-    /// Hears a router, and answers it. What it says of limits that do not exist is left.
+    /// Hears a router, and answers it. What it says of limits that do not exist yet waits until they do.
     pub fn report(&mut self, id: &RouterId, claims: &Claims, now: Instant) -> Grants {
         self.forget(now);
         let Self { limits, routers, next, next_router, since, .. } = self;
@@ -152,15 +156,17 @@ impl Ledger {
             Exchange { number: router.number, seen: router.seen, stamp_ms: claims.stamp_ms, draining: claims.draining };
         for claim in &claims.claims {
             let claim = if known { claim.clone() } else { Claim { ledger: 0, ..claim.clone() } };
+            let room = router.claims.len() < MOST;
             match router.claims.get_mut(&claim.key) {
                 Some(said) => said.claim = claim,
-                None => drop(router.claims.insert(claim.key.clone(), Said { claim, told: None })),
+                None if room => drop(router.claims.insert(claim.key.clone(), Said { claim, told: None })),
+                None => {}
             }
         }
         let mut grants = Vec::new();
-        router.claims.retain(|key, said| {
+        for (key, said) in &mut router.claims {
             let policy = (key.scope != Scope::Account).then(|| id.policy.clone());
-            let Some(pool) = limits.get_mut(&(id.namespace.clone(), policy, key.clone())) else { return false };
+            let Some(pool) = limits.get_mut(&(id.namespace.clone(), policy, key.clone())) else { continue };
             let given = match pool {
                 Pool::Amounts(amounts) => {
                     amounts.hear(router.index, &said.claim, heard, &mut make);
@@ -186,7 +192,7 @@ impl Ledger {
                     })
                 }
             };
-            let Some(grant) = given else { return true };
+            let Some(grant) = given else { continue };
             let same = said.told.as_ref().is_some_and(|(told, number)| *told == grant && *number <= router.seen);
             // A router that says another ledger has begun anew.
             if !same || said.claim.ledger != grant.ledger {
@@ -197,8 +203,7 @@ impl Ledger {
                 said.told = Some((grant.clone(), number));
                 grants.push(grant);
             }
-            true
-        });
+        }
         Grants { session: router.session, number: router.number, sequence: claims.sequence, grants }
     }
 

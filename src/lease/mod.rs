@@ -30,6 +30,8 @@ pub mod holding;
 pub mod ledger;
 pub mod lessee;
 mod places;
+#[cfg(test)]
+mod rules;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -144,13 +146,16 @@ pub struct Claim {
     /// Places of the lease in force. Only for places.
     #[serde(default, skip_serializing_if = "is_none")]
     pub places: u32,
+    /// It has a floor, or had one until it was about to stop. Only for places.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub floor: bool,
 }
 
 impl Claim {
     /// Nothing taken, nothing wanted.
     #[must_use]
     pub const fn new(key: Key, ledger: u64) -> Self {
-        Self { key, ledger, spent: 0, returned: 0, freed: 0, wanted: 0, unit: 0, in_flight: 0, places: 0 }
+        Self { key, ledger, spent: 0, returned: 0, freed: 0, wanted: 0, unit: 0, in_flight: 0, places: 0, floor: false }
     }
 }
 
@@ -193,6 +198,11 @@ pub struct Grant {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(says: &bool) -> bool {
+    !*says
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -2,7 +2,8 @@
 //!
 //! A router counts for the most that it may have in flight: what it says, its floor, and every lease that it may still be
 //! living on. A lease is over when the router has said that it knows a later one, or when it wrote a report after the
-//! lease's end by its own clock. A router that says nothing any more counts until its requests must have ended.
+//! lease's end by its own clock. A router that says nothing any more counts until its requests must have ended. For each
+//! router that may be there and does not say that it has a floor, a floor is kept.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -41,6 +42,9 @@ struct Holder {
     leases: Vec<Lease>,
     in_flight: u32,
     wanted: u32,
+    /// It has its floor. A router that began lately has none yet: the one whose it was may still count among those that
+    /// are heard.
+    floor: bool,
     /// It is heard from.
     heard: bool,
     draining: bool,
@@ -56,7 +60,7 @@ struct Lease {
 impl Holder {
     fn most(&self, floor: u32) -> u32 {
         let leased = self.leases.iter().map(|lease| lease.places).max().unwrap_or_default();
-        leased.max(self.in_flight).max(if self.draining { 0 } else { floor })
+        leased.max(self.in_flight).max(if self.floor { floor } else { 0 })
     }
 
     const fn shares(&self) -> bool {
@@ -95,7 +99,7 @@ impl Places {
         let wanted = u32::try_from(claim.wanted).unwrap_or(u32::MAX).min(self.limit);
         let holder = self.holders.entry(router).or_default();
         (holder.in_flight, holder.wanted, holder.heard) = (claim.in_flight, wanted, true);
-        holder.draining = exchange.draining;
+        (holder.draining, holder.floor) = (exchange.draining, claim.floor && !exchange.draining);
         let over =
             |lease: &Lease| lease.number < exchange.seen || exchange.stamp_ms >= lease.stamp_ms.saturating_add(5_000);
         holder.leases.retain(|lease| !over(lease));
@@ -130,7 +134,7 @@ impl Places {
 
     /// Floors of routers that may be there without having been heard.
     fn absent(&self) -> u32 {
-        let heard = self.holders.values().filter(|holder| holder.shares()).count();
+        let heard = self.holders.values().filter(|holder| holder.heard && holder.floor).count();
         self.floor.saturating_mul(self.most.saturating_sub(u32::try_from(heard).unwrap_or(u32::MAX)))
     }
 

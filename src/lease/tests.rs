@@ -99,6 +99,8 @@ struct World {
     most: u32,
     /// Longest time of a request, in microseconds.
     longest: u64,
+    /// How slowly events follow each other.
+    pace: u64,
     routers: Vec<Router>,
     leader: Option<Ledger>,
     leader_clock: Clock,
@@ -126,9 +128,10 @@ impl World {
             begin,
             now: 0,
             limit,
-            places: 1 + u32::try_from(dice.roll(40)).unwrap(),
+            places: if dice.chance(50) { 1 + u32::try_from(dice.roll(40)).unwrap() } else { 100_000 },
             most: 1 + u32::try_from(dice.roll(6)).unwrap(),
-            longest: (1 + dice.roll(8)) * 1_000 * MS,
+            longest: (3 + dice.roll(7)) * 1_000 * MS,
+            pace: [1, 1, 2, 4][usize::try_from(dice.roll(4)).unwrap()],
             routers: Vec::new(),
             leader: None,
             leader_clock,
@@ -195,10 +198,14 @@ impl World {
             self.epoch += 1;
             self.leader_clock = Clock::new(self.begin, &mut self.dice);
             let since = self.leader_clock.at(now);
-            let mut leader = Ledger::new(since, self.epoch, Duration::from_micros(self.longest));
+            let mut leader = Ledger::new(since, self.epoch);
             let limit =
                 |kind, limit| Limit { namespace: "ai".into(), policy: None, key: key(kind), limit, most: self.most };
-            leader.set_limits([limit(Kind::Tokens, self.limit), limit(Kind::Concurrency, self.places.into())], since);
+            leader.set_limits(
+                [limit(Kind::Tokens, self.limit), limit(Kind::Concurrency, self.places.into())],
+                Duration::from_micros(self.longest),
+                since,
+            );
             self.leader = Some(leader);
             self.quiet_until = Some(now + self.leader_clock.real(5_100 * MS));
         }
@@ -250,7 +257,7 @@ impl World {
         if self.calm {
             self.messages.push((self.now + 5 * MS, message));
         } else if !self.dice.chance(5) {
-            let most = [50, 50, 50, 50, 1_000, 6_000][usize::try_from(self.dice.roll(6)).unwrap()];
+            let most = [50, 50, 50, 50, 1_000, 3_000][usize::try_from(self.dice.roll(6)).unwrap()];
             let late = self.dice.roll(most * MS);
             self.messages.push((self.now + late, message));
         }
@@ -278,8 +285,10 @@ impl World {
                 let Some(terms) = router.lessee.read(&grants) else { return };
                 router.answered = terms.answers;
                 let of = |kind| terms.grants.iter().find(|grant| grant.key.kind == kind);
-                router.amounts.apply(of(Kind::Tokens), &terms, now);
-                router.places.apply(of(Kind::Concurrency), &terms, now);
+                let back = router.amounts.apply(of(Kind::Tokens), &terms, now);
+                if router.places.apply(of(Kind::Concurrency), &terms, now) || back {
+                    router.next_report = self.now;
+                }
             }
         }
     }
@@ -320,12 +329,24 @@ impl World {
     /// Something happens.
     fn event(&mut self) {
         let pause = [20, 150, 400, 1_500][usize::try_from(self.dice.roll(4)).unwrap()];
-        let pause = self.dice.roll(pause * MS);
+        let pause = self.dice.roll(pause * self.pace * MS);
         self.go(self.now + pause);
         let routers = self.routers.len() as u64;
         let place = usize::try_from(self.dice.roll(routers)).unwrap_or_default();
         match self.dice.roll(100) {
-            0..80 if routers > 0 => {
+            0..20 => {
+                // Everybody takes all there is.
+                for place in 0..self.routers.len() {
+                    let (amount, time) = (1 + self.limit / 24, self.longest - self.dice.roll(self.longest / 2));
+                    let most = if self.dice.chance(50) { 24 } else { self.places.min(40) };
+                    for _ in 0..most {
+                        if !self.ask(place, amount, amount, time) && !self.ask(place, 1, 1, time) {
+                            break;
+                        }
+                    }
+                }
+            }
+            20..80 if routers > 0 => {
                 let place = if self.dice.chance(40) { 0 } else { place };
                 for _ in 0..=self.dice.roll(12) {
                     let most = if self.dice.chance(10) { self.limit } else { self.limit / 16 };
@@ -395,16 +416,31 @@ impl World {
 
 #[test]
 fn no_history_takes_more_than_the_limit_or_starves_who_asks() {
-    for history in 0..HISTORIES {
-        let result = std::panic::catch_unwind(|| {
-            let mut world = World::new(history);
-            for _ in 0..80 {
-                world.event();
-            }
-            if history % 16 == 0 {
-                world.calm();
-            }
-        });
-        assert!(result.is_ok(), "history {history}");
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for first in 0..threads {
+            scope.spawn(move || {
+                for history in (first..HISTORIES).step_by(usize::try_from(threads).unwrap()) {
+                    let tell = Tell(history);
+                    let mut world = World::new(history);
+                    (0..80).for_each(|_| world.event());
+                    if history % 16 == 0 {
+                        world.calm();
+                    }
+                    drop(tell);
+                }
+            });
+        }
+    });
+}
+
+/// Says which history it was that failed.
+struct Tell(u64);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("history {}", self.0);
+        }
     }
 }

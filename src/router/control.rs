@@ -93,37 +93,38 @@ fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, standing: &w
     let Some(text) = inputs.table.borrow_and_update().clone() else { return };
     let secrets = inputs.secrets.borrow_and_update().clone();
     let before = shared.snapshot.load_full();
-    let result = match Snapshot::compile(&text, &secrets, &shared.metrics, &shared.budgets, before.as_deref()) {
-        Ok(new) => {
-            shared.metrics.missing_secrets.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
-            if before.as_ref().is_none_or(|b| b.hash != new.hash) {
-                tracing::info!(hash = new.hash, workloads = new.table.workloads.len(), "a table is in force");
-                if let Some(state) = state {
-                    keep(state, &text);
+    let result =
+        match Snapshot::compile(&text, &secrets, &shared.metrics, &shared.budgets, shared.lent, before.as_deref()) {
+            Ok(new) => {
+                shared.metrics.missing_secrets.set(i64::try_from(new.problems.len()).unwrap_or(i64::MAX));
+                if before.as_ref().is_none_or(|b| b.hash != new.hash) {
+                    tracing::info!(hash = new.hash, workloads = new.table.workloads.len(), "a table is in force");
+                    if let Some(state) = state {
+                        keep(state, &text);
+                    }
                 }
+                for problem in &new.problems {
+                    tracing::warn!("{problem}");
+                }
+                let now = Standing {
+                    hash: Some(new.hash.clone()),
+                    refused: None,
+                    problems: new.problems.clone(),
+                    sync: new.table.sync.clone(),
+                };
+                // First in force, then told.
+                shared.snapshot.store(Some(Arc::new(new)));
+                tell(standing, now);
+                "loaded"
             }
-            for problem in &new.problems {
-                tracing::warn!("{problem}");
+            Err(refused) => {
+                tracing::error!(error = %refused, "a table is refused; the last good one stays in force");
+                let refused = RefusedTable { hash: hash(&text), message: refused.to_string() };
+                let now = Standing { refused: Some(refused), ..standing.borrow().clone() };
+                tell(standing, now);
+                "refused"
             }
-            let now = Standing {
-                hash: Some(new.hash.clone()),
-                refused: None,
-                problems: new.problems.clone(),
-                sync: new.table.sync.clone(),
-            };
-            // First in force, then told.
-            shared.snapshot.store(Some(Arc::new(new)));
-            tell(standing, now);
-            "loaded"
-        }
-        Err(refused) => {
-            tracing::error!(error = %refused, "a table is refused; the last good one stays in force");
-            let refused = RefusedTable { hash: hash(&text), message: refused.to_string() };
-            let now = Standing { refused: Some(refused), ..standing.borrow().clone() };
-            tell(standing, now);
-            "refused"
-        }
-    };
+        };
     shared.metrics.reloads.get_or_create(&ReloadLabels { result }).inc();
 }
 

@@ -116,6 +116,8 @@ pub struct Shared {
     pub sticky: Sticky,
     /// What may still be spent.
     pub budgets: Budgets,
+    /// It reports to the operators, which can lend it limits then.
+    pub lent: bool,
     ids: AtomicU64,
     /// What ids of this router begin with.
     prefix: String,
@@ -129,7 +131,14 @@ thread_local! {
 impl Shared {
     /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
     #[must_use]
-    pub fn new(metrics: Metrics, access_log: AccessLog, limits: Limits, budgets: Budgets, seed: u64) -> Self {
+    pub fn new(
+        metrics: Metrics,
+        access_log: AccessLog,
+        limits: Limits,
+        budgets: Budgets,
+        lent: bool,
+        seed: u64,
+    ) -> Self {
         Self {
             snapshot: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
@@ -139,6 +148,7 @@ impl Shared {
             buffered: limits.max_buffered_bytes.map(Buffered::new),
             sticky: Sticky::default(),
             budgets,
+            lent,
             ids: AtomicU64::new(0),
             prefix: format!("sf-{seed:016x}-"),
             seed,

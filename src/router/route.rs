@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::admission::budget::{Budget, Budgets};
 use super::admission::escalations::Escalations;
 use super::admission::limiter::{Limiter, Scope};
-use super::admission::part;
+use super::admission::share::Share;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
 use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
@@ -104,7 +104,8 @@ impl Routes {
                 Ok((name.as_str(), path.steps.iter().map(gates).collect::<Result<_, _>>()?))
             })
             .collect::<Result<_, Refused>>()?;
-        let compiler = Compiler { table, gates, tiers, metrics, budgets, before };
+        let share = Share::of_table(table);
+        let compiler = Compiler { table, share, gates, tiers, metrics, budgets, before };
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
@@ -112,6 +113,11 @@ impl Routes {
         let stages = routes.workloads.iter().chain(routes.tiers.values()).flat_map(|route| &route.stages);
         routes.commits = stages.into_iter().any(|stage| stage.commit_after.is_some());
         Ok(routes)
+    }
+
+    /// The limits of workloads.
+    pub(super) fn limiters(&self) -> impl Iterator<Item = &Arc<Limiter>> {
+        self.workloads.iter().filter_map(|route| route.limiter.as_ref())
     }
 
     /// Whether a path judges streams by their beginning.
@@ -139,6 +145,7 @@ fn judges_by_request(stages: &[Stage]) -> bool {
 
 struct Compiler<'a> {
     table: &'a RoutingTable,
+    share: Share,
     gates: BTreeMap<&'a str, Vec<Gates>>,
     tiers: &'a Tiers,
     metrics: &'a Metrics,
@@ -152,8 +159,8 @@ impl Compiler<'_> {
         let (path, stages) = self.path(&format!("workload {}", workload.name), &workload.name, &workload.path)?;
         let before = self.before.and_then(|before| before.workloads.iter().find(|w| w.workload == workload.name));
         let limiter = workload.limits.map(|limits| {
-            let (limits, before) = (part(limits, self.table.routers), before.and_then(|b| b.limiter.as_ref()));
-            Limiter::new(Scope::Workload, &workload.name, limits, before, self.metrics)
+            let before = before.and_then(|b| b.limiter.as_ref());
+            Limiter::new(Scope::Workload, &workload.name, limits, self.share, before, self.metrics)
         });
         let escalations = path.escalation_limit.map(|limit| {
             let names = self.table.clients.iter().flatten().map(|client| client.name.clone()).collect();

@@ -103,7 +103,14 @@ pub async fn start(config: Config, inputs: Inputs) -> std::io::Result<Running> {
         Some(folder) => Budgets::kept_in(BudgetFile::open(&folder.join(BUDGETS), seed)?),
         None => Budgets::default(),
     };
-    let shared = Arc::new(Shared::new(metrics, AccessLog::start(config.access_log), config.limits, budgets, seed));
+    let shared = Arc::new(Shared::new(
+        metrics,
+        AccessLog::start(config.access_log),
+        config.limits,
+        budgets,
+        config.sync.is_some(),
+        seed,
+    ));
     let (tell, standing) = watch::channel(Standing::default());
     let certificate = config.tls_secret.map(|secret| Certificate::follow(secret, inputs.secrets.clone()));
     tokio::spawn(follow(shared.clone(), inputs, config.state, tell));
@@ -161,6 +168,9 @@ impl Running {
     pub async fn stop(self) {
         // Without an admin port nobody listens for this.
         let _ = self.stopping.send(true);
+        if let Some(snapshot) = self.shared.snapshot.load_full() {
+            snapshot.drain();
+        }
         tokio::time::sleep(self.lame_duck).await;
         let shared = Arc::clone(&self.shared);
         let stop = move || {

@@ -15,7 +15,7 @@ use super::admission::account::Account;
 use super::admission::budget::{Budget, Budgets};
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::reserve::Reserve;
-use super::admission::{part, part_of_quota};
+use super::admission::share::Share;
 use super::breaker::{Circuit, Rules};
 use super::degraded::Scarce;
 use super::endpoints::{Endpoint, Endpoints, Port};
@@ -24,6 +24,8 @@ use super::retry_budget::{Retries, RetryBudget};
 use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use crate::api::types::{Risk, SecretKeyRef};
+use crate::lease::lessee::Terms;
+use crate::lease::{Claim, Grant, Key};
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
 
@@ -57,6 +59,8 @@ pub struct Snapshot {
     budgets: Vec<Option<Arc<Budget>>>,
     /// Tiers by name.
     tiers: BTreeMap<String, Arc<Upstream>>,
+    /// Accounts with a quota.
+    accounts: Accounts,
     /// What is not mounted or cannot be used.
     pub problems: Vec<SecretProblem>,
 }
@@ -115,7 +119,7 @@ impl Upstream {
 }
 
 impl Snapshot {
-    /// Compiles a table.
+    /// Compiles a table. `lent`: this router reports to the operators, so that they can lend it limits.
     ///
     /// # Errors
     /// When the text is no table, or one that this router can't execute as a whole.
@@ -124,6 +128,7 @@ impl Snapshot {
         secrets: &Secrets,
         metrics: &Metrics,
         budgets: &Budgets,
+        lent: bool,
         before: Option<&Self>,
     ) -> Result<Self, Refused> {
         #[derive(serde::Deserialize)]
@@ -135,7 +140,8 @@ impl Snapshot {
         if format_version > FORMAT_VERSION {
             return Err(Refused::Version(format_version));
         }
-        let table: RoutingTable = read(json)?;
+        let mut table: RoutingTable = read(json)?;
+        table.leases.take_if(|_| !lent);
         let mut problems = Vec::new();
         let accounts = compile_accounts(&table, metrics, before);
         let tiers = compile_tiers(&table, secrets, metrics, before, &accounts, &mut problems)?;
@@ -145,7 +151,7 @@ impl Snapshot {
         let clients = table.clients.iter().flatten();
         let budgets =
             clients.map(|client| budget(budgets, Scope::Client, &client.name, client.budget, &table)).collect();
-        Ok(Self { hash: hash(json), routes, keys, limiters, budgets, tiers, problems, table })
+        Ok(Self { hash: hash(json), routes, keys, limiters, budgets, tiers, accounts, problems, table })
     }
 
     /// What a client may take, if that is limited.
@@ -158,6 +164,39 @@ impl Snapshot {
     #[must_use]
     pub fn budget(&self, client: Option<usize>) -> Option<&Arc<Budget>> {
         self.budgets.get(client?)?.as_ref()
+    }
+
+    /// What a report says of all that is lent; see [`Holding::claim`](crate::lease::holding::Holding::claim).
+    #[must_use]
+    pub fn claims(&self, numbers: (u64, u64), now: Instant) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        self.limiters().for_each(|limiter| limiter.claim(numbers, now, &mut claims));
+        self.accounts().for_each(|account| account.claim(numbers, now, &mut claims));
+        claims
+    }
+
+    /// Puts what the leader answers in force. True if other routers may wait for what that gave back.
+    pub fn apply(&self, terms: &Terms<'_>, now: Instant) -> bool {
+        let grants: HashMap<&Key, &Grant> = terms.grants.iter().map(|grant| (&grant.key, grant)).collect();
+        let grant = |key: &Key| grants.get(key).copied();
+        let mut back = false;
+        self.limiters().for_each(|limiter| back |= limiter.apply(grant, terms, now));
+        self.accounts().for_each(|account| back |= account.apply(grant, terms, now));
+        back
+    }
+
+    /// The router is about to stop: it lives on what it was lent.
+    pub fn drain(&self) {
+        self.limiters().for_each(|limiter| limiter.drain());
+        self.accounts().for_each(|account| account.drain());
+    }
+
+    fn limiters(&self) -> impl Iterator<Item = &Arc<Limiter>> {
+        self.limiters.iter().flatten().chain(self.routes.limiters())
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.accounts.values()
     }
 
     /// The client of a key, compared in constant time; `None` if nobody has it.
@@ -208,11 +247,9 @@ fn compile_accounts(table: &RoutingTable, metrics: &Metrics, before: Option<&Sna
     let mut accounts = Accounts::new();
     for account in table.tiers.values().filter_map(|tier| tier.account.as_ref()) {
         accounts.entry(account.name.clone()).or_insert_with(|| {
-            let mut known = before.iter().flat_map(|before| before.tiers.values().filter_map(|t| t.account.as_ref()));
-            let known = known.find(|known| known.name() == account.name);
-            let quota = part_of_quota(account.quota, table.routers);
+            let known = before.and_then(|before| before.accounts.get(&account.name));
             let reserves = reserves.remove(account.name.as_str()).unwrap_or_default();
-            Account::new(&account.name, quota, reserves, known, metrics)
+            Account::new(&account.name, account.quota, Share::of_accounts(table), reserves, known, metrics)
         });
     }
     accounts
@@ -317,8 +354,8 @@ fn compile_limiters(table: &RoutingTable, metrics: &Metrics, before: Option<&Sna
     };
     let clients = table.clients.iter().flatten();
     let limiter = |client: &Client| {
-        let limits = part(client.limits?, table.routers);
-        Some(Limiter::new(Scope::Client, &client.name, limits, known(&client.name), metrics))
+        let share = Share::of_table(table);
+        Some(Limiter::new(Scope::Client, &client.name, client.limits?, share, known(&client.name), metrics))
     };
     clients.map(limiter).collect()
 }
@@ -374,9 +411,15 @@ mod tests {
             ("\"accessLog\"", "accessLog", "key must be a string"),
         ] {
             let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-            let refused =
-                Snapshot::compile(&table.replace(from, to), &Secrets::default(), &metrics, &Budgets::default(), None)
-                    .err();
+            let refused = Snapshot::compile(
+                &table.replace(from, to),
+                &Secrets::default(),
+                &metrics,
+                &Budgets::default(),
+                false,
+                None,
+            )
+            .err();
             let text = refused.expect("it is refused").to_string();
             assert!(text.contains(says), "{text} should say {says}");
         }

@@ -7,6 +7,8 @@
 //! defaults are filled in, durations are milliseconds, prices are integers.
 
 pub mod decide;
+pub mod lent;
+pub mod packed;
 pub mod report;
 pub mod source;
 pub mod table;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lease::budget;
+use crate::lease::{Claims, Grants, budget};
 
 /// Format that this build writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -62,6 +62,9 @@ pub struct Report {
     pub purses: u64,
     /// What it says of budgets, by their keys.
     pub budgets: BTreeMap<String, budget::Claim>,
+    /// What it says of limits that are lent to it, to the leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Claims>,
 }
 
 /// A table that a router refuses.
@@ -88,6 +91,9 @@ pub struct Reply {
     pub next_ms: u64,
     /// What it is granted of budgets, by their keys.
     pub budgets: BTreeMap<String, budget::Grant>,
+    /// What the leader lends of limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Grants>,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Every map is ordered and every field is written, so that the same inputs give the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,11 +19,9 @@ use crate::api::types::{DataClass, ModelClass, Risk, SecretKeyRef};
 /// Format that this build writes and the highest it reads. A router refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Key of the table in its ConfigMap.
-pub const CONFIG_MAP_KEY: &str = "table.json";
-
 /// Default bound on a request's body, in bytes.
 pub const MAX_BODY_BYTES: usize = 32 << 20;
+
 /// Folder under which routers find mounted Secrets: `<folder>/<secret>/<key>`.
 pub const SECRETS_DIR: &str = "/etc/smallfirst/secrets";
 
@@ -59,12 +58,15 @@ pub struct RoutingTable {
     /// IANA name of the time zone in which periods of budgets begin.
     #[serde(default = "utc")]
     pub time_zone: String,
-    /// Routers that share the limits of this table, each holding an equal part.
+    /// Routers that share the limits of this table.
     #[serde(default = "one")]
     pub routers: u32,
     /// Operators that routers report to. `None`: nobody.
     #[serde(default)]
     pub sync: Option<SyncAddress>,
+    /// Limits are lent by an operator, as routers need them. `None`: each router holds an equal part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Leases>,
 }
 
 /// Where routers find the operators.
@@ -77,6 +79,16 @@ pub struct SyncAddress {
     pub server_name: String,
     /// The authority that signs them, as PEM.
     pub ca: String,
+}
+
+/// How many routers limits are lent to. Each has a floor without asking, so it must be known how many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Leases {
+    /// The most routers of this table at a time: one more than there are, while pods are replaced.
+    pub most: u32,
+    /// The same of all tables of the namespace: an account may be used by all of them.
+    pub most_of_accounts: u32,
 }
 
 const fn one() -> u32 {
@@ -475,6 +487,13 @@ impl RoutingTable {
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Longest time for which a request may be at work: the longest deadline of a path, and no less than a path's default.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let deadlines = self.paths.values().map(|path| path.deadline_ms);
+        Duration::from_millis(deadlines.max().unwrap_or_default()).max(Duration::from_secs(DRAIN_SECONDS.into()))
     }
 
     /// Secrets that a router must have mounted, sorted and without repeats.

@@ -3,13 +3,15 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 15] = [
+pub const PURE: [&str; 17] = [
     "api",
     "lease",
     "operator/plan",
     "operator/status",
     "operator/sync/routers",
     "operator/validate",
+    "routing/lent",
+    "routing/packed",
     "routing/table",
     "router/admission/escalations",
     "router/answer",

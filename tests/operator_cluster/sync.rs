@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::Kubeconfig;
 use smallfirst::operator::controller::Queue;
 use smallfirst::operator::observe::world::World;
 use smallfirst::operator::sync::budgets::Budgets;
 use smallfirst::operator::sync::keeper::Keeper;
+use smallfirst::operator::sync::lending::Lending;
 use smallfirst::operator::sync::server::{Desk, serve};
 use smallfirst::operator::sync::tokens::Tokens;
 use smallfirst::router::control::Standing;
@@ -47,7 +49,7 @@ impl Listening {
         let books = Budgets::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
         let budgets = Arc::new(books);
         tasks.spawn(Arc::clone(&budgets).run());
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets };
+        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets, lending: Lending::default() };
         tasks.spawn(serve(listener, certificate, Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
@@ -74,6 +76,7 @@ pub async fn token(client: &Client, ns: &str, account: &str) -> String {
 /// A router process.
 pub struct Router {
     child: Child,
+    pub traffic: SocketAddr,
     pub admin: SocketAddr,
 }
 
@@ -147,7 +150,7 @@ impl Fleet {
         command.arg("--sync-token-file").arg(at("token")).arg("--secrets-dir").arg(at("secrets"));
         command.env_clear().env("KUBECONFIG", at("kubeconfig")).env("RUST_LOG", "warn");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let router = Router { child, admin };
+        let router = Router { child, traffic: listen, admin };
         until("the router's table", || async { router.hash().await }).await;
         router
     }
@@ -181,7 +184,7 @@ impl Fleet {
 fn shared(budgets: router::admission::budget::Budgets) -> Arc<router::Shared> {
     let log = router::access_log::AccessLog::start(Box::new(std::io::sink()));
     let metrics = router::metrics::Metrics::new(&mut prometheus_client::registry::Registry::default());
-    Arc::new(router::Shared::new(metrics, log, router::Limits::default(), budgets, 1))
+    Arc::new(router::Shared::new(metrics, log, router::Limits::default(), budgets, true, 1))
 }
 
 /// Says which router pods are ready, as the control plane would.
@@ -280,6 +283,27 @@ fn programmed_is_true_when_every_ready_router_serves_the_table() {
         routers[1].signal("-CONT");
         let (_, hash) = reason(&policies, "Programmed").await;
         assert_eq!(routers[1].hash().await, hash);
+
+        // A table that is too long to be text.
+        let headers: Vec<Value> =
+            (0..16).map(|n| json!({"name": format!("x-{n}"), "value": "v".repeat(1000)})).collect();
+        let workload = |n: usize| {
+            let (name, path) = (format!("large-{n}"), json!({"name": "way"}));
+            json!({"name": name, "owner": "team", "risk": "Low", "match": {"headers": headers}, "pathRef": path})
+        };
+        let mut workloads: Vec<Value> = (0..20).map(workload).collect();
+        workloads.push(json!({"name": "chat", "owner": "team", "risk": "Low", "pathRef": {"name": "way"}}));
+        let patch = Patch::Merge(json!({"spec": {"workloads": workloads}}));
+        policies.patch("front", &PatchParams::default(), &patch).await.unwrap();
+        let (_, hash) = reason(&policies, "Programmed").await;
+        assert_eq!(routers[1].hash().await, hash);
+        let tables: Api<ConfigMap> = Api::namespaced(client.clone(), &ns);
+        let table = tables.get("front-table").await.unwrap();
+        assert!(table.binary_data.is_some_and(|data| data.contains_key("table.json.gz")));
+        assert_eq!(table.data.unwrap().into_keys().collect::<Vec<_>>(), ["summary.txt"], "and no text beside it");
+        change(&policies, 0).await;
+        reason(&policies, "Programmed").await;
+        assert!(tables.get("front-table").await.unwrap().data.is_some_and(|data| data.contains_key("table.json")));
 
         // A Secret that is not there.
         let clients = json!([{"name": "finance", "apiKey": {"secretKeyRef": {"name": "keys", "key": "finance"}}}]);

@@ -156,10 +156,19 @@ pub fn path(world: &World, change: &Change<Guard<EscalationPath>>) -> Vec<Key> {
     keys
 }
 
-/// What a change of a policy concerns: the policy.
-pub fn policy(change: &Change<Guard<RoutingPolicy>>) -> Vec<Key> {
+/// What a change of a policy concerns: the policy, and the others of its namespace if the number of routers is another, as
+/// they share accounts with them.
+pub fn policy(world: &World, change: &Change<Guard<RoutingPolicy>>) -> Vec<Key> {
     let (namespace, name) = parts(change);
-    vec![Key::new(Kind::Policy, &namespace, &name)]
+    let own = Key::new(Kind::Policy, &namespace, &name);
+    let routers = |guard: &Option<Arc<Guard<RoutingPolicy>>>| {
+        guard.as_deref().and_then(|guard| guard.0.as_ref().ok()).map(|policy| policy.spec.router.replicas)
+    };
+    let mut keys = vec![own.clone()];
+    if routers(&change.old) != routers(&change.new) {
+        keys.extend(policies(world, &namespace, |_| true).into_iter().filter(|key| *key != own));
+    }
+    keys
 }
 
 /// What a change of a child concerns: its owner, the one before too.

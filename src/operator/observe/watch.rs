@@ -69,7 +69,7 @@ impl Watches {
         let (w, q) = (Arc::clone(world), Arc::clone(queue));
         self.kind(&mut tasks, config.clone(), move |event| {
             for change in w.policies.watched(event) {
-                q.add_all(triggers::policy(&change));
+                q.add_all(triggers::policy(&w, &change));
             }
         });
         let api: Api<Service> = match &self.namespace {

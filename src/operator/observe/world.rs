@@ -23,7 +23,7 @@ use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
-use crate::routing::table::CONFIG_MAP_KEY;
+use crate::routing::packed::unpack;
 
 /// The cluster, as the operator sees it.
 #[derive(Debug, Default)]
@@ -48,6 +48,15 @@ pub struct World {
     pub routers: Routers,
     /// How budgets stand, of the policies whose books this operator keeps.
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
+}
+
+/// The table in a ConfigMap.
+#[must_use]
+pub fn table_of(object: &DynamicObject) -> Option<RoutingTable> {
+    let data = object.data.get("data").and_then(|data| Deserialize::deserialize(data).ok());
+    let binary = object.data.get("binaryData").and_then(|data| Deserialize::deserialize(data).ok());
+    let text = unpack(data.as_ref(), binary.as_ref())?.ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// A readable object that is not being deleted.
@@ -112,14 +121,16 @@ impl World {
 
     /// Adds the table that a policy published last.
     pub fn add_table(&self, observed: &mut Observed, owner: &str, policy: &str) {
-        let id = (observed.namespace.clone(), format!("{policy}-table"));
-        let table = self.child::<ConfigMap>(owner, &id).and_then(|object| {
-            let text = object.data.pointer(&format!("/data/{CONFIG_MAP_KEY}"))?.as_str()?.to_owned();
-            serde_json::from_str::<RoutingTable>(&text).ok()
-        });
-        if let Some(table) = table {
+        let published = self.published(owner, &(observed.namespace.clone(), policy.to_owned()));
+        if let Some(table) = published.and_then(|object| table_of(&object)) {
             observed.tables.insert(policy.to_owned(), Arc::new(table));
         }
+    }
+
+    /// The ConfigMap with the table that a policy published last.
+    #[must_use]
+    pub fn published(&self, owner: &str, policy: &Id) -> Option<Arc<DynamicObject>> {
+        self.child::<ConfigMap>(owner, &(policy.0.clone(), format!("{}-table", policy.1)))
     }
 
     /// An InferencePool.

@@ -138,6 +138,7 @@ pub fn tier(tier: &ModelTier, stored: &[StoredTemplate], settings: &Settings) ->
 pub fn policy(policy: &RoutingPolicy, observed: &Observed, settings: &Settings) -> Result<PolicyPlan, Invalid> {
     let mut valid = validate::policy(policy, observed)?;
     valid.value.sync.clone_from(&settings.sync);
+    valid.value.leases = settings.sync.is_some().then(|| router::leases(policy, &valid.value, observed));
     router::plan(policy, &valid.value, valid.unresolved, settings)
 }
 

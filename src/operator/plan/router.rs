@@ -23,8 +23,10 @@ use crate::api::conditions::{PROGRAMMED, REASON_TABLE_TOO_LARGE};
 use crate::api::router::RouterService;
 use crate::api::routing_policy::Router as RouterSpec;
 use crate::api::types::IntOrPercent;
+use crate::operator::observe::Observed;
+use crate::routing::packed::{self, LARGEST, TooLarge};
 use crate::routing::report::{AUDIENCE, TOKEN_DIR, TOKEN_FILE};
-use crate::routing::table::{self, CONFIG_MAP_KEY, RoutingTable, SECRETS_DIR};
+use crate::routing::table::{self, Leases, RoutingTable, SECRETS_DIR};
 
 /// Folder in which a router keeps the last good table over restarts of its container.
 const STATE_DIR: &str = "/var/lib/smallfirst";
@@ -36,8 +38,6 @@ const TLS_PORT: i32 = 443;
 const TRAFFIC_PORT: i32 = 8080;
 /// Port of health, metrics and the table in force.
 const ADMIN_PORT: i32 = 9090;
-/// Largest table, in bytes: the API server holds at most 1 MiB a ConfigMap, with its metadata.
-const LARGEST_TABLE: usize = 1_000_000;
 
 pub(super) fn plan(
     policy: &RoutingPolicy,
@@ -46,17 +46,6 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Result<PolicyPlan, Invalid> {
     let json = table.to_json();
-    if json.len() > LARGEST_TABLE {
-        return Err(Invalid {
-            condition: PROGRAMMED,
-            reason: REASON_TABLE_TOO_LARGE,
-            message: format!(
-                "spec.workloads: the routing table has {} bytes, more than {LARGEST_TABLE}; split the policy, or \
-                 shorten inline schemas of its paths",
-                json.len()
-            ),
-        });
-    }
     let owner = Owner::new(policy, POLICY, "router");
     let name = format!("{}-router", owner.name());
     let table_name = format!("{}-table", owner.name());
@@ -101,25 +90,52 @@ pub(super) fn plan(
         http_route: gateway.map(|gateway| gateway::route(&owner, &name, gateway, SERVICE_PORT)),
         autoscaler: router.scaling.as_ref().map(|scaling| autoscaler::by_cpu(&owner, &name, scaling)),
         deployment,
-        table: config_map(&owner, table_name, json, &hash),
+        table: config_map(&owner, table_name, table, json, &hash)?,
         table_hash: hash,
         unresolved,
     })
+}
+
+/// Router pods more than there are wanted, while they are replaced.
+const SURGE: i32 = 1;
+
+/// How many routers limits are lent to. Which policies use an account is known once their tables are compiled, which is
+/// too late for a floor: so all of the namespace count, where a table has an account at all.
+pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
+    let routers = |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most().saturating_add(SURGE)).unwrap_or(1);
+    let most = routers(policy);
+    let all = observed.policies.values().map(|policy| routers(policy)).fold(0, u32::saturating_add);
+    let shared = table.tiers.values().any(|tier| tier.account.is_some());
+    Leases { most, most_of_accounts: if shared { all.max(most) } else { most } }
 }
 
 fn annotate(metadata: &mut ObjectMeta, annotations: &BTreeMap<String, String>) {
     metadata.annotations.get_or_insert_default().extend(annotations.clone());
 }
 
-fn config_map(owner: &Owner<'_>, name: String, json: String, hash: &str) -> ConfigMap {
-    ConfigMap {
+fn config_map(
+    owner: &Owner<'_>,
+    name: String,
+    table: &RoutingTable,
+    json: String,
+    hash: &str,
+) -> Result<ConfigMap, Invalid> {
+    let mut map = ConfigMap {
         metadata: ObjectMeta {
             annotations: Some([(TABLE_HASH.to_owned(), hash.to_owned())].into()),
             ..owner.meta(name)
         },
-        data: Some([(CONFIG_MAP_KEY.to_owned(), json)].into()),
         ..ConfigMap::default()
-    }
+    };
+    packed::pack(&mut map, table, json).map_err(|TooLarge { text, packed }| Invalid {
+        condition: PROGRAMMED,
+        reason: REASON_TABLE_TOO_LARGE,
+        message: format!(
+            "spec.workloads: the routing table has {text} bytes, compressed {packed}; at most {LARGEST} fit into a \
+             ConfigMap. Split the policy, or shorten inline schemas of its paths"
+        ),
+    })?;
+    Ok(map)
 }
 
 fn role(owner: &Owner<'_>, name: &str, table: &str) -> Role {
@@ -169,7 +185,7 @@ fn deployment(
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".into()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
+                    max_surge: Some(IntOrString::Int(SURGE)),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod budgets;
 pub mod keeper;
+pub mod lending;
 pub mod routers;
 pub mod server;
 pub mod tokens;

@@ -23,7 +23,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::budgets::Budgets;
 use super::keeper::Certificate;
+use super::lending::Lending;
 use super::tokens::{Denied, Tokens};
+use crate::lease::RouterId;
 use crate::operator::controller::Queue;
 use crate::operator::controller::queue::{Key, Kind};
 use crate::operator::observe::world::World;
@@ -49,6 +51,8 @@ pub struct Desk {
     pub leader: Leader,
     /// What is left of budgets.
     pub budgets: Arc<Budgets>,
+    /// What it lends then.
+    pub lending: Lending,
 }
 
 /// A refusal.
@@ -99,14 +103,19 @@ impl Desk {
         let purses = format!("{}/{:x}", report.pod, report.purses);
         let order = report.incarnation.saturating_add(report.sequence);
         let budgets = self.budgets.report(&caller.policy, &purses, order, &report.budgets, now);
-        // Its book is read meanwhile.
         let leader = self.leader.leads(now);
+        let leases = report.leases.as_ref().and_then(|claims| {
+            let (namespace, policy) = caller.policy.clone();
+            let router = RouterId { namespace, policy, pod: report.pod.clone(), incarnation: report.incarnation };
+            self.lending.answer(&router, claims, &self.world, leader)
+        });
+        // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
         if self.world.routers.take(&caller.policy, report, now.into_std()) {
             self.queue.add_all([Key { kind: Kind::Policy, id: caller.policy.clone() }]);
         }
-        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets })
+        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, leases })
     }
 }
 

@@ -6,7 +6,6 @@ use super::path::Tiers;
 use super::problems::Problems;
 use crate::api::conditions::REASON_INVALID;
 use crate::api::model_tier::{Provider, Quota};
-use crate::api::routing_policy::Router;
 use crate::routing::table;
 
 /// The account of a provider and the quota that this tier declares for it.
@@ -87,28 +86,6 @@ fn smaller(a: table::Quota, b: table::Quota) -> table::Quota {
         input_tokens_per_minute: less(a.input_tokens_per_minute, b.input_tokens_per_minute),
         output_tokens_per_minute: less(a.output_tokens_per_minute, b.output_tokens_per_minute),
         max_concurrent: less(a.max_concurrent, b.max_concurrent),
-    }
-}
-
-/// Each router must be able to hold a part of every quota.
-pub(super) fn check_parts(problems: &mut Problems, router: &Router, tiers: &Tiers) {
-    let routers = u64::try_from(router.most()).unwrap_or(1);
-    for (name, account) in tiers.iter().filter_map(|(name, tier)| Some((name, tier.account.as_ref()?))) {
-        let quota = &account.quota;
-        let limits = [
-            quota.requests_per_minute,
-            quota.tokens_per_minute,
-            quota.input_tokens_per_minute,
-            quota.output_tokens_per_minute,
-            quota.max_concurrent.map(u64::from),
-        ];
-        if let Some(least) = limits.into_iter().flatten().min().filter(|least| *least < routers) {
-            let problem = format!(
-                "{routers} must be at most {least}, the smallest limit of spec.provider.quota of ModelTier {name:?}: \
-                 each router holds an equal part"
-            );
-            problems.add(REASON_INVALID, "spec.router.replicas", problem);
-        }
     }
 }
 

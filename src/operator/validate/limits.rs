@@ -2,30 +2,19 @@
 
 use super::problems::Problems;
 use crate::api::conditions::REASON_INVALID;
-use crate::api::routing_policy::{self as api, Router};
+use crate::api::routing_policy as api;
 use crate::routing::table;
 
-/// The limits at `field`, each large enough for every router to hold a part of it.
-pub(super) fn limits(
-    problems: &mut Problems,
-    field: &str,
-    limits: Option<&api::Limits>,
-    router: &Router,
-) -> Option<table::Limits> {
+/// The limits at `field`.
+pub(super) fn limits(problems: &mut Problems, field: &str, limits: Option<&api::Limits>) -> Option<table::Limits> {
     let api::Limits { requests_per_minute, tokens_per_minute, max_concurrent } = limits?;
     if requests_per_minute.is_none() && tokens_per_minute.is_none() && max_concurrent.is_none() {
         let problem = "at least one of requestsPerMinute, tokensPerMinute and maxConcurrent must be set";
         problems.add(REASON_INVALID, field, problem);
     }
-    let routers = router.most().max(1);
     let mut checked = |name: &str, limit: i64| {
         if limit < 1 {
             problems.add(REASON_INVALID, format!("{field}.{name}"), format!("{limit} must be at least 1"));
-        } else if limit < routers.into() {
-            let problem = format!(
-                "{limit} must be at least spec.router.replicas, which is {routers}: each router holds an equal part"
-            );
-            problems.add(REASON_INVALID, format!("{field}.{name}"), problem);
         }
         u64::try_from(limit).unwrap_or_default()
     };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::accounts::{check_parts, share_quotas};
+use super::accounts::share_quotas;
 use super::budgets::{budget, time_zone};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
@@ -56,9 +56,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         paths.entry(table::tier_path(name)).or_insert_with(|| single(name));
     }
     let tiers = used(tiers, &paths);
-    check_parts(&mut problems, &spec.router, &tiers);
-    let routers = u64::try_from(spec.router.most()).unwrap_or(1);
-    reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers, routers);
+    reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers);
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;
@@ -76,6 +74,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         time_zone: spec.time_zone.clone(),
         sync: None,
         routers: u32::try_from(spec.router.most()).unwrap_or(1),
+        leases: None,
     };
     Ok(Valid { value: table, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }
@@ -109,7 +108,7 @@ fn clients(problems: &mut Problems, spec: &RoutingPolicySpec) -> Option<Vec<tabl
         name: client.name.clone(),
         api_key: client.api_key.secret_key_ref.clone(),
         workloads: client.workloads.clone(),
-        limits: limits(problems, &format!("spec.clients[{i}].limits"), client.limits.as_ref(), &spec.router),
+        limits: limits(problems, &format!("spec.clients[{i}].limits"), client.limits.as_ref()),
         budget: budget(problems, &format!("spec.clients[{i}].budget"), client.budget.as_ref()),
     });
     Some(compiled.collect())
@@ -197,7 +196,7 @@ impl Routes<'_> {
             clients: matches.clients.clone(),
             only_by_default: workload.matches.is_none(),
             path,
-            limits: limits(problems, &format!("{field}.limits"), workload.limits.as_ref(), &spec.router),
+            limits: limits(problems, &format!("{field}.limits"), workload.limits.as_ref()),
             budget: budget(problems, &format!("{field}.budget"), workload.budget.as_ref()),
             reserve: reserves::reserve(problems, &field, spec, workload),
         }

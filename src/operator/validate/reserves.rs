@@ -33,16 +33,14 @@ pub(super) fn reserve(problems: &mut Problems, field: &str, spec: &RoutingPolicy
     Some(nanos)
 }
 
-/// Every reserve must be of something, and all of one account leave a tenth of it, and a request and a place at each
-/// router: else nobody of Low risk would ever be admitted. Paths that are `incomplete` may yet
-/// get the tier that a reserve is of.
+/// Every reserve must be of something, and all of one account leave a tenth of it, and a request and a place: else nobody of
+/// Low risk would ever be admitted. Paths that are `incomplete` may yet get the tier that a reserve is of.
 pub(super) fn check(
     problems: &mut Problems,
     workloads: &[table::Workload],
     paths: &BTreeMap<String, Path>,
     incomplete: &BTreeSet<String>,
     tiers: &Tiers,
-    routers: u64,
 ) {
     let (mut sums, mut last) = (BTreeMap::<&str, u64>::new(), BTreeMap::<&str, usize>::new());
     for (i, workload) in workloads.iter().enumerate() {
@@ -74,12 +72,11 @@ pub(super) fn check(
         let limits =
             [("requestsPerMinute", quota.requests_per_minute), ("maxConcurrent", quota.max_concurrent.map(u64::from))];
         for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
-            let part = limit / routers.max(1);
-            // One that is too small for the routers is told already.
-            if part > 0 && part.saturating_mul(ONE - sum) < ONE {
+            // One that comes to nothing is told already.
+            if limit > 0 && limit.saturating_mul(ONE - sum) < ONE {
                 let problem = format!(
-                    "the reserves of account {account} leave less than one of {name}: {limit} to others at each of \
-                     {routers} routers: lower them or raise the quota"
+                    "the reserves of account {account} leave less than one of {name}: {limit} to others: lower them or \
+                     raise the quota"
                 );
                 problems.add(REASON_INVALID, format!("spec.workloads[{i}].reserve"), problem);
             }

@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ASSUMED_TOKENS;
-use super::bucket::{Bucket, settle};
 use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
 use super::queue::{Queue, Ticket, patience};
-use super::reserve::{Held, Reserve, kept, leaves_places};
+use super::reserve::{Held, Reserve, kept, kept_places, leaves_places};
+use super::share::Share;
 use crate::api::types::Risk;
+use crate::lease::holding::{Holding, Places};
+use crate::lease::lessee::Terms;
+use crate::lease::{self, Claim, Grant, Key, Scope};
 use crate::router::answer::Usage;
 use crate::router::body::Peek;
 use crate::router::metrics::{AccountMetrics, Metrics};
@@ -24,18 +27,26 @@ use crate::routing::table::Quota;
 /// What is counted a minute, in the order in which it is kept.
 const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
 
+/// The same, as the operator knows it.
+const LENT: [lease::Kind; 4] =
+    [lease::Kind::Requests, lease::Kind::Tokens, lease::Kind::InputTokens, lease::Kind::OutputTokens];
+
 /// An account in force.
 pub struct Account {
     name: String,
-    /// This router's part.
+    /// This router's part, or all where it is lent.
     quota: Quota,
+    share: Share,
     reserves: Vec<Reserve>,
-    state: Mutex<State>,
+    /// Shared with the account of the table before, where an operator lends what it holds.
+    state: Arc<Mutex<State>>,
     metrics: AccountMetrics,
 }
 
+#[derive(Default)]
 struct State {
-    buckets: [Option<Bucket>; 4],
+    amounts: [Option<Holding>; 4],
+    places: Option<Places>,
     in_flight: u32,
     /// What is left of the reserves, in their order.
     held: Vec<Held>,
@@ -84,29 +95,45 @@ struct Lack {
 const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
 
 impl Account {
-    /// A full quota, or the one before if it is the same: a new table must not fill what was used.
+    /// A full quota, or the one before if it is the same: a new table must not fill what was used. What is lent outlives
+    /// every change.
     #[must_use]
     pub fn new(
         name: &str,
         quota: Quota,
+        share: Share,
         reserves: Vec<Reserve>,
         before: Option<&Arc<Self>>,
         metrics: &Metrics,
     ) -> Arc<Self> {
-        if let Some(same) = before.filter(|before| before.quota == quota && before.reserves == reserves) {
+        let part = |limit: Option<u64>| limit.map(|limit| share.of(limit));
+        let quota = Quota {
+            requests_per_minute: part(quota.requests_per_minute),
+            tokens_per_minute: part(quota.tokens_per_minute),
+            input_tokens_per_minute: part(quota.input_tokens_per_minute),
+            output_tokens_per_minute: part(quota.output_tokens_per_minute),
+            max_concurrent: quota.max_concurrent.map(|most| share.of_places(most)),
+        };
+        let same = |before: &&Arc<Self>| before.quota == quota && before.share == share && before.reserves == reserves;
+        if let Some(same) = before.filter(same) {
             return same.clone();
         }
         let now = tokio::time::Instant::now().into_std();
         let limits = limits(&quota);
-        let state = State {
-            buckets: limits.map(|limit| limit.map(|limit| Bucket::new(limit, now))),
-            in_flight: 0,
-            held: reserves.iter().map(|reserve| Held::new(reserve, limits, now)).collect(),
-            queue: Queue::default(),
-        };
+        let before = before.filter(|before| share.is_lent() && before.share.is_lent());
+        let state = before.map(|before| before.state.clone()).unwrap_or_default();
+        {
+            let mut state = lock(&state);
+            for (held, limit) in state.amounts.iter_mut().zip(limits) {
+                share.amount(limit, held, now);
+            }
+            share.places(quota.max_concurrent, &mut state.places, now);
+            let fair = limits.map(|limit| limit.map(|limit| share.fair(limit)));
+            state.held = reserves.iter().map(|reserve| Held::new(reserve, fair, now)).collect();
+        }
         let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
         let metrics = metrics.account(name, kinds);
-        Arc::new(Self { name: name.to_owned(), quota, reserves, state: Mutex::new(state), metrics })
+        Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, metrics })
     }
 
     /// Its name.
@@ -119,16 +146,63 @@ impl Account {
     #[must_use]
     pub fn has_free(&self, percent: u32, now: Instant) -> bool {
         let mut state = self.state();
-        let taken = Duration::from_secs(60) * 100_u32.saturating_sub(percent) / 100;
-        let fills = |bucket: &mut Bucket| {
-            bucket.fill(now);
-            bucket.until_full() <= taken
+        let State { amounts, places, in_flight, queue, .. } = &mut *state;
+        places.iter_mut().for_each(|held| held.fill(now));
+        let used = u64::from(*in_flight) * 100;
+        let fills = |held: &mut Holding| {
+            held.fill(now);
+            held.has_free(percent)
         };
-        let in_flight = u64::from(state.in_flight) * 100;
-        let places = self.quota.max_concurrent.map(|most| u64::from(most) * u64::from(100_u32.saturating_sub(percent)));
-        places.is_none_or(|places| in_flight <= places)
-            && state.queue.is_empty()
-            && state.buckets.iter_mut().flatten().all(fills)
+        places.as_ref().is_none_or(|held| used <= u64::from(held.most()) * u64::from(100_u32.saturating_sub(percent)))
+            && queue.is_empty()
+            && amounts.iter_mut().flatten().all(fills)
+    }
+
+    fn key(&self, kind: lease::Kind) -> Key {
+        Key { scope: Scope::Account, name: self.name.clone(), kind }
+    }
+
+    /// What a report says of what is lent; see [`Holding::claim`].
+    pub fn claim(&self, numbers: (u64, u64), now: Instant, claims: &mut Vec<Claim>) {
+        if !self.share.is_lent() {
+            return;
+        }
+        let mut state = self.state();
+        let State { amounts, places, in_flight, held, queue } = &mut *state;
+        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+        for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
+            let Some(holding) = holding else { continue };
+            claims.extend(holding.claim(&self.key(kind), numbers, (waiting.into(), kept(held, at)), now));
+        }
+        if let Some(places) = places {
+            places.fill(now);
+            let numbers_of = (*in_flight, waiting, kept_places(held, places.most()));
+            claims.extend(places.claim(&self.key(lease::Kind::Concurrency), numbers, numbers_of, now));
+        }
+    }
+
+    /// Puts what the leader answers in force, which may let in who waits here. True if others may wait for what that gave
+    /// back.
+    pub fn apply<'g>(&self, grant: impl Fn(&Key) -> Option<&'g Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+        if !self.share.is_lent() {
+            return false;
+        }
+        let mut back = false;
+        let mut state = self.state();
+        for (holding, kind) in state.amounts.iter_mut().zip(LENT) {
+            holding.iter_mut().for_each(|held| back |= held.apply(grant(&self.key(kind)), terms, now));
+        }
+        let key = self.key(lease::Kind::Concurrency);
+        state.places.iter_mut().for_each(|held| back |= held.apply(grant(&key), terms, now));
+        state.queue.ring();
+        back
+    }
+
+    /// The router is about to stop: it lives on what it was lent.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        state.amounts.iter_mut().flatten().for_each(Holding::drain);
+        state.places.iter_mut().for_each(Places::drain);
     }
 
     /// The place of a workload's reserve.
@@ -138,35 +212,45 @@ impl Account {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    fn amounts(&self, order: Order) -> [u64; 4] {
-        let Quota { tokens_per_minute, output_tokens_per_minute, .. } = self.quota;
+    /// What a request takes of each. What is only assumed never makes it too large.
+    fn amounts(state: &mut State, order: Order) -> [u64; 4] {
         let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
-        let most = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-        [1, both.of(most(tokens_per_minute)), order.input, order.output.of(most(output_tokens_per_minute))]
+        let most = |at: usize| state.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
+        let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
+        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
+            held.iter_mut().for_each(|held| held.ask(amount));
+        }
+        amounts
     }
 
-    fn lack(&self, state: &mut State, risk: Risk, amounts: [u64; 4], now: Instant) -> Option<Lack> {
-        let State { buckets, in_flight, held, .. } = state;
+    fn lack(state: &mut State, risk: Risk, asked: [u64; 4], now: Instant) -> Option<Lack> {
+        let State { amounts, places, in_flight, held, .. } = state;
         held.iter_mut().for_each(|held| held.fill(now));
         // Only Low has to leave what is reserved.
         let held = if risk == Risk::Low { held.as_slice() } else { &[] };
         let mut found: Option<Lack> = None;
-        if let Some(most) = self.quota.max_concurrent
-            && !leaves_places(held, most, *in_flight)
-        {
-            let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
-            found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
+        if let Some(places) = places {
+            places.fill(now);
+            let most = places.most();
+            if !leaves_places(held, most, *in_flight) {
+                let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
+                places.lack();
+                found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
+            }
         }
-        for (at, ((bucket, amount), kind)) in buckets.iter_mut().zip(amounts).zip(KINDS).enumerate() {
-            let Some(bucket) = bucket else { continue };
-            bucket.fill(now);
-            let wait = bucket.wait_beside(amount, kept(held, at));
-            let kind = if bucket.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
-            let longer = found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait);
-            if wait != Some(Duration::ZERO) && longer {
+        for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
+            let Some(holding) = holding else { continue };
+            holding.fill(now);
+            let wait = holding.wait_beside(amount, kept(held, at));
+            if wait == Some(Duration::ZERO) {
+                continue;
+            }
+            holding.lack(amount);
+            let kind = if holding.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
+            if found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait) {
                 found = Some(Lack { kind, wait });
             }
         }
@@ -178,11 +262,11 @@ impl Account {
         if let Some(held) = reserve.and_then(|reserve| state.held.get_mut(reserve)) {
             held.take(amounts);
         }
-        for (bucket, amount) in state.buckets.iter_mut().zip(amounts) {
-            if let Some(bucket) = bucket {
-                bucket.take(amount);
-            }
+        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
+            held.iter_mut().for_each(|held| held.take(amount));
         }
+        let in_flight = state.in_flight;
+        state.places.iter_mut().for_each(|held| held.filled(in_flight));
         self.metrics.admissions.admitted();
         Permit { account: self.clone(), reserve, amounts, open: true }
     }
@@ -204,19 +288,20 @@ impl Account {
         deadline: tokio::time::Instant,
     ) -> Result<Permit, Duration> {
         let Asker { risk, reserve } = asker;
-        let amounts = self.amounts(order);
         let begin = tokio::time::Instant::now();
         // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
         let give_up = begin + patience(risk).time.min(deadline.saturating_duration_since(begin) / 2);
+        let amounts;
         let waiting = {
             let mut state = self.state();
-            let lack = match self.lack(&mut state, risk, amounts, begin.into_std()) {
+            amounts = Self::amounts(&mut state, order);
+            let lack = match Self::lack(&mut state, risk, amounts, begin.into_std()) {
                 None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, reserve, amounts)),
                 None => LATER,
                 Some(lack) => lack,
             };
             // Requests are not given back: nothing can make the wait for one shorter.
-            let requests = state.buckets[0].as_ref().and_then(|bucket| bucket.wait(1)).unwrap_or_default();
+            let requests = state.amounts[0].as_ref().and_then(|held| held.wait(1)).unwrap_or_default();
             if lack.wait.is_none() || give_up <= begin || begin + requests > give_up {
                 return Err(self.refuse(&lack));
             }
@@ -229,7 +314,7 @@ impl Account {
                 let mut state = self.state();
                 let now = tokio::time::Instant::now();
                 let first = state.queue.is_first(&waiting.ticket);
-                match self.lack(&mut state, risk, amounts, now.into_std()) {
+                match Self::lack(&mut state, risk, amounts, now.into_std()) {
                     None if first => {
                         let permit = self.take(&mut state, reserve, amounts);
                         drop(state);
@@ -254,6 +339,10 @@ impl Account {
             }
         }
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A place in the queue. It is left when this is dropped, by whoever is served and by whoever gives up.
@@ -308,10 +397,8 @@ impl Permit {
         if let Some(held) = self.reserve.and_then(|reserve| state.held.get_mut(reserve)) {
             held.close(self.amounts, used);
         }
-        for ((bucket, reserved), used) in state.buckets.iter_mut().zip(self.amounts).zip(used) {
-            if let Some(bucket) = bucket {
-                settle(bucket, reserved, used);
-            }
+        for ((held, reserved), used) in state.amounts.iter_mut().zip(self.amounts).zip(used) {
+            held.iter_mut().for_each(|held| held.settle(reserved, used));
         }
         state.queue.ring();
     }
@@ -332,12 +419,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lease::bucket::Bucket;
     use crate::router::admission::tests::metrics;
 
     fn account(change: impl FnOnce(&mut Quota)) -> Arc<Account> {
         let mut quota = Quota::default();
         change(&mut quota);
-        Account::new("provider", quota, Vec::new(), None, &metrics())
+        Account::new("provider", quota, Share::ALL, Vec::new(), None, &metrics())
     }
 
     fn order(input: u64, output: u64) -> Order {
@@ -448,13 +536,21 @@ mod tests {
             ..Quota::default()
         };
         let reserve = |(at, nanos): (usize, u64)| Reserve { workload: at.to_string(), nanos };
-        Account::new("provider", quota, parts.into_iter().enumerate().map(reserve).collect(), None, &metrics())
+        Account::new(
+            "provider",
+            quota,
+            Share::ALL,
+            parts.into_iter().enumerate().map(reserve).collect(),
+            None,
+            &metrics(),
+        )
     }
 
     /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
     fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
-        let (amounts, mut state) = (account.amounts(order), account.state());
-        let room = account.lack(&mut state, asker.risk, amounts, now).is_none();
+        let mut state = account.state();
+        let amounts = Account::amounts(&mut state, order);
+        let room = Account::lack(&mut state, asker.risk, amounts, now).is_none();
         room.then(|| account.take(&mut state, asker.reserve, amounts))
     }
 

@@ -6,8 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::bucket::{Bucket, settle};
+use super::share::Share;
 use super::standing::{Level, Standing};
+use crate::lease::holding::{Holding, Places};
+use crate::lease::lessee::Terms;
+use crate::lease::{self, Claim, Grant, Key};
 use crate::router::metrics::{AdmissionMetrics, Metrics};
 use crate::routing::table::Limits;
 
@@ -24,6 +27,13 @@ pub enum Scope {
 }
 
 impl Scope {
+    const fn lent(self) -> lease::Scope {
+        match self {
+            Self::Client => lease::Scope::Client,
+            Self::Workload => lease::Scope::Workload,
+        }
+    }
+
     /// As it stands in messages and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -111,38 +121,101 @@ pub struct Refusal {
 pub struct Limiter {
     scope: Scope,
     name: String,
-    /// This router's part.
+    /// This router's part, or all where it is lent.
     limits: Limits,
-    state: Mutex<State>,
+    share: Share,
+    /// Shared with the limiter of the table before, where an operator lends what it holds.
+    state: Arc<Mutex<State>>,
     metrics: AdmissionMetrics,
 }
 
+#[derive(Default)]
 struct State {
-    requests: Option<Bucket>,
-    tokens: Option<Bucket>,
+    requests: Option<Holding>,
+    tokens: Option<Holding>,
+    places: Option<Places>,
     in_flight: u32,
 }
 
 impl Limiter {
-    /// Full limits, or those of before if they are the same: a new table must not fill what was used.
+    /// Full limits, or those of before if they are the same: a new table must not fill what was used. What is lent outlives
+    /// every change.
     #[must_use]
-    pub fn new(scope: Scope, name: &str, limits: Limits, before: Option<&Arc<Self>>, metrics: &Metrics) -> Arc<Self> {
-        if let Some(same) = before.filter(|before| before.limits == limits) {
+    pub fn new(
+        scope: Scope,
+        name: &str,
+        limits: Limits,
+        share: Share,
+        before: Option<&Arc<Self>>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let Limits { requests_per_minute, tokens_per_minute, max_concurrent } = limits;
+        let limits = Limits {
+            requests_per_minute: requests_per_minute.map(|limit| share.of(limit)),
+            tokens_per_minute: tokens_per_minute.map(|limit| share.of(limit)),
+            max_concurrent: max_concurrent.map(|most| share.of_places(most)),
+        };
+        if let Some(same) = before.filter(|before| before.limits == limits && before.share == share) {
             return same.clone();
         }
-        let bucket = |per_minute: u64| Bucket::new(per_minute, Instant::now());
-        let state = State {
-            requests: limits.requests_per_minute.map(bucket),
-            tokens: limits.tokens_per_minute.map(bucket),
-            in_flight: 0,
-        };
+        let before = before.filter(|before| share.is_lent() && before.share.is_lent());
+        let state = before.map(|before| before.state.clone()).unwrap_or_default();
+        {
+            let (mut state, now) = (lock(&state), Instant::now());
+            share.amount(limits.requests_per_minute, &mut state.requests, now);
+            share.amount(limits.tokens_per_minute, &mut state.tokens, now);
+            share.places(limits.max_concurrent, &mut state.places, now);
+        }
         let kinds = [Kind::Concurrency, Kind::Requests, Kind::Tokens];
         let metrics = metrics.admission(scope.name(), name, kinds);
-        Arc::new(Self { scope, name: name.to_owned(), limits, state: Mutex::new(state), metrics })
+        Arc::new(Self { scope, name: name.to_owned(), limits, share, state, metrics })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    fn key(&self, kind: lease::Kind) -> Key {
+        Key { scope: self.scope.lent(), name: self.name.clone(), kind }
+    }
+
+    /// What a report says of what is lent; see [`Holding::claim`].
+    pub fn claim(&self, numbers: (u64, u64), now: Instant, claims: &mut Vec<Claim>) {
+        if !self.share.is_lent() {
+            return;
+        }
+        let mut state = self.state();
+        let State { requests, tokens, places, in_flight } = &mut *state;
+        for (holding, kind) in [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)] {
+            let claim = holding.as_mut().and_then(|held| held.claim(&self.key(kind), numbers, (0, 0), now));
+            claims.extend(claim);
+        }
+        let key = self.key(lease::Kind::Concurrency);
+        claims.extend(places.as_mut().and_then(|held| held.claim(&key, numbers, (*in_flight, 0, 0), now)));
+    }
+
+    /// Puts what the leader answers in force. True if others may wait for what that gave back.
+    pub fn apply<'g>(&self, grant: impl Fn(&Key) -> Option<&'g Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+        if !self.share.is_lent() {
+            return false;
+        }
+        let mut back = false;
+        let mut state = self.state();
+        let State { requests, tokens, places, .. } = &mut *state;
+        for (holding, kind) in [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)] {
+            holding.iter_mut().for_each(|held| back |= held.apply(grant(&self.key(kind)), terms, now));
+        }
+        let key = self.key(lease::Kind::Concurrency);
+        places.iter_mut().for_each(|held| back |= held.apply(grant(&key), terms, now));
+        back
+    }
+
+    /// The router is about to stop: it lives on what it was lent.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        let State { requests, tokens, places, .. } = &mut *state;
+        [requests, tokens].into_iter().flatten().for_each(Holding::drain);
+        places.iter_mut().for_each(Places::drain);
     }
 
     /// Takes a request, or says which limit has no room for it.
@@ -151,16 +224,26 @@ impl Limiter {
     /// The limit for which the wait is the longest.
     pub fn admit(self: &Arc<Self>, demand: Demand, now: Instant) -> Result<Permit, Box<Refusal>> {
         let mut state = self.state();
-        let State { requests, tokens, in_flight } = &mut *state;
-        for bucket in [&mut *requests, &mut *tokens].into_iter().flatten() {
-            bucket.fill(now);
+        let State { requests, tokens, places, in_flight } = &mut *state;
+        for held in [&mut *requests, &mut *tokens].into_iter().flatten() {
+            held.fill(now);
         }
-        let amount = demand.of(self.limits.tokens_per_minute.unwrap_or(u64::MAX));
-        let refused = self.most_in_the_way(requests.as_ref(), tokens.as_ref(), *in_flight, amount);
-        if refused.is_none() {
-            *in_flight += 1;
-            requests.iter_mut().for_each(|bucket| bucket.take(1));
-            tokens.iter_mut().for_each(|bucket| bucket.take(amount));
+        places.iter_mut().for_each(|held| held.fill(now));
+        let amount = demand.of(tokens.as_ref().map_or(u64::MAX, Holding::most));
+        requests.iter_mut().for_each(|held| held.ask(1));
+        tokens.iter_mut().for_each(|held| held.ask(amount));
+        let full = places.as_ref().is_some_and(|held| *in_flight >= held.most());
+        let refused = self.most_in_the_way(requests.as_ref(), tokens.as_ref(), full, amount);
+        match refused.as_ref().map(|refusal| refusal.kind) {
+            None => {
+                *in_flight += 1;
+                requests.iter_mut().for_each(|held| held.take(1));
+                tokens.iter_mut().for_each(|held| held.take(amount));
+                places.iter_mut().for_each(|held| held.filled(*in_flight));
+            }
+            Some(Kind::Concurrency) => places.iter_mut().for_each(Places::lack),
+            Some(Kind::Requests) => requests.iter_mut().for_each(|held| held.lack(1)),
+            Some(_) => tokens.iter_mut().for_each(|held| held.lack(amount)),
         }
         let standing = self.standing(requests.as_ref(), tokens.as_ref());
         drop(state);
@@ -178,9 +261,9 @@ impl Limiter {
 
     fn most_in_the_way(
         &self,
-        requests: Option<&Bucket>,
-        tokens: Option<&Bucket>,
-        in_flight: u32,
+        requests: Option<&Holding>,
+        tokens: Option<&Holding>,
+        full: bool,
         amount: u64,
     ) -> Option<Refusal> {
         let standing = self.standing(requests, tokens);
@@ -194,7 +277,7 @@ impl Limiter {
             wait,
             standing,
         };
-        let full = self.limits.max_concurrent.filter(|most| in_flight >= *most);
+        let full = self.limits.max_concurrent.filter(|_| full);
         let mut found = full.map(|most| refusal(Kind::Concurrency, most.into(), 1, 0, Some(UNTIL_A_SLOT)));
         let buckets = [
             (Kind::Requests, requests, self.limits.requests_per_minute, 1),
@@ -214,8 +297,8 @@ impl Limiter {
         found
     }
 
-    fn standing(&self, requests: Option<&Bucket>, tokens: Option<&Bucket>) -> Standing {
-        let level = |bucket: Option<&Bucket>, limit: Option<u64>| {
+    fn standing(&self, requests: Option<&Holding>, tokens: Option<&Holding>) -> Standing {
+        let level = |bucket: Option<&Holding>, limit: Option<u64>| {
             let (bucket, limit) = (bucket?, limit?);
             Some(Level { limit, left: bucket.left(), reset: bucket.until_full() })
         };
@@ -224,6 +307,10 @@ impl Limiter {
             tokens: level(tokens, self.limits.tokens_per_minute),
         }
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request's place within limits. It is one of those in flight until this is dropped.
@@ -257,7 +344,7 @@ impl Permit {
         let mut state = self.limiter.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         if let (Some(used), Some(tokens)) = (used, &mut state.tokens) {
-            settle(tokens, self.reserved, used);
+            tokens.settle(self.reserved, used);
         }
     }
 }
@@ -275,7 +362,7 @@ mod tests {
 
     fn limiter(requests: Option<u64>, tokens: Option<u64>, concurrent: Option<u32>) -> Arc<Limiter> {
         let limits = Limits { requests_per_minute: requests, tokens_per_minute: tokens, max_concurrent: concurrent };
-        Limiter::new(Scope::Client, "finance", limits, None, &metrics())
+        Limiter::new(Scope::Client, "finance", limits, Share::ALL, None, &metrics())
     }
 
     fn stated(tokens: u64) -> Demand {
@@ -321,9 +408,9 @@ mod tests {
     #[test]
     fn the_same_limits_keep_their_state_and_other_ones_begin_anew() {
         let old = limiter(Some(1), None, None);
-        let kept = Limiter::new(Scope::Client, "finance", old.limits, Some(&old), &metrics());
+        let kept = Limiter::new(Scope::Client, "finance", old.limits, Share::ALL, Some(&old), &metrics());
         assert!(Arc::ptr_eq(&old, &kept));
         let other = Limits { requests_per_minute: Some(2), ..old.limits };
-        assert!(!Arc::ptr_eq(&old, &Limiter::new(Scope::Client, "finance", other, Some(&old), &metrics())));
+        assert!(!Arc::ptr_eq(&old, &Limiter::new(Scope::Client, "finance", other, Share::ALL, Some(&old), &metrics())));
     }
 }

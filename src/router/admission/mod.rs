@@ -8,16 +8,18 @@
 //! Where a gate sends a request on, the workload's [`escalations`] are asked before the next step.
 //!
 //! Limits are compiled when the table is loaded. Where there is none, a request pays for two empty options. Where there
-//! are several routers each holds an equal part, so that their sum is the limit.
+//! are several routers they [`share`] a limit, so that their sum is within it.
 
 pub mod account;
-pub use crate::lease::bucket;
 pub mod budget;
 pub mod budget_file;
 pub mod escalations;
+#[cfg(test)]
+mod lent_tests;
 pub mod limiter;
 pub mod queue;
 pub mod reserve;
+pub mod share;
 pub mod standing;
 
 use std::sync::Arc;
@@ -27,37 +29,11 @@ use http::StatusCode;
 
 use super::body::Peek;
 use super::errors::Problem;
-use crate::routing::table::{Limits, Quota};
 use limiter::{Demand, Kind, Limiter, Permit, Refusal};
 use standing::{Standing, span};
 
 /// Tokens of output that are reserved for each choice of a request that states no `max_tokens`.
 pub const ASSUMED_TOKENS: u64 = 1_024;
-
-/// The part of limits that each of so many routers holds: equal, whole, and never nothing.
-#[must_use]
-pub fn part(limits: Limits, routers: u32) -> Limits {
-    let routers = routers.max(1);
-    let rate = |limit: u64| (limit / u64::from(routers)).max(1);
-    Limits {
-        requests_per_minute: limits.requests_per_minute.map(rate),
-        tokens_per_minute: limits.tokens_per_minute.map(rate),
-        max_concurrent: limits.max_concurrent.map(|most| (most / routers).max(1)),
-    }
-}
-
-/// The part of a quota that each of so many routers holds.
-#[must_use]
-pub fn part_of_quota(quota: Quota, routers: u32) -> Quota {
-    let rate = |limit: u64| (limit / u64::from(routers.max(1))).max(1);
-    Quota {
-        requests_per_minute: quota.requests_per_minute.map(rate),
-        tokens_per_minute: quota.tokens_per_minute.map(rate),
-        input_tokens_per_minute: quota.input_tokens_per_minute.map(rate),
-        output_tokens_per_minute: quota.output_tokens_per_minute.map(rate),
-        max_concurrent: quota.max_concurrent.map(|most| (most / routers.max(1)).max(1)),
-    }
-}
 
 /// What a request asks of limits on tokens.
 #[must_use]
@@ -136,8 +112,10 @@ pub(crate) mod tests {
     use prometheus_client::registry::Registry;
 
     use super::limiter::Scope;
+    use super::share::Share;
     use super::*;
     use crate::router::metrics::Metrics;
+    use crate::routing::table::Limits;
 
     pub(crate) fn metrics() -> Metrics {
         Metrics::new(&mut Registry::default())
@@ -145,20 +123,15 @@ pub(crate) mod tests {
 
     #[test]
     fn parts_of_a_limit_never_come_to_more_than_it() {
-        let limits = Limits { requests_per_minute: Some(10), tokens_per_minute: None, max_concurrent: Some(7) };
-        let three = part(limits, 3);
-        assert_eq!(
-            (three.requests_per_minute, three.tokens_per_minute, three.max_concurrent),
-            (Some(3), None, Some(2))
-        );
-        assert_eq!(part(limits, 1), limits);
+        assert_eq!((Share::Part(3).of(10), Share::Part(3).of_places(7)), (3, 2));
+        assert_eq!((Share::ALL.of(10), Share::ALL.of_places(7)), (10, 7));
     }
 
     #[test]
     fn a_workload_without_room_costs_its_client_nothing() {
         let limit = |scope, requests| {
             let limits = Limits { requests_per_minute: Some(requests), tokens_per_minute: None, max_concurrent: None };
-            Limiter::new(scope, "a", limits, None, &metrics())
+            Limiter::new(scope, "a", limits, Share::ALL, None, &metrics())
         };
         let (client, workload) = (limit(Scope::Client, 2), limit(Scope::Workload, 1));
         let one = Demand { stated: 1, assumed: 0 };

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::bucket::{Bucket, settle};
+use crate::lease::bucket::{Bucket, settle};
 
 /// The whole, in the unit of parts.
 const ONE: u64 = 1_000_000_000;
@@ -59,10 +59,19 @@ pub(super) fn kept(held: &[Held], kind: usize) -> i128 {
     held.iter().filter_map(|held| held.buckets.get(kind)?.as_ref()).map(Bucket::level).sum()
 }
 
+/// Places that all reserves keep of so many, whole ones.
+pub(super) fn kept_places(held: &[Held], most: u32) -> u32 {
+    u32::try_from(kept_of(held, most).div_ceil(ONE)).unwrap_or(u32::MAX)
+}
+
+fn kept_of(held: &[Held], most: u32) -> u64 {
+    let left = |held: &Held| (u64::from(most) * held.nanos).saturating_sub(u64::from(held.in_flight) * ONE);
+    held.iter().map(left).fold(0, u64::saturating_add)
+}
+
 /// Whether a place is free and, with it taken, those are left that reserves keep. A part of a place keeps a whole one.
 pub(super) fn leaves_places(held: &[Held], most: u32, in_flight: u32) -> bool {
-    let left = |held: &Held| (u64::from(most) * held.nanos).saturating_sub(u64::from(held.in_flight) * ONE);
-    let kept = held.iter().map(left).fold(0, u64::saturating_add);
+    let kept = kept_of(held, most);
     most.checked_sub(in_flight).and_then(|free| free.checked_sub(1)).is_some_and(|rest| u64::from(rest) * ONE >= kept)
 }
 

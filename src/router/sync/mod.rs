@@ -4,6 +4,7 @@
 //! Where operators are says the table in force. Their pods are the addresses of one host name, which is looked up again
 //! every second.
 
+mod lending;
 mod peer;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use super::Shared;
 use super::control::Standing;
 use crate::routing::report::{FORMAT_VERSION, Report};
 use crate::routing::table::{self, SyncAddress};
+use lending::Lending;
 
 /// How often the host name is looked up.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -53,10 +55,11 @@ struct Reporter {
     standing: watch::Receiver<Standing>,
     stopping: watch::Receiver<bool>,
     shared: Arc<Shared>,
+    lending: Lending,
 }
 
 impl Reporter {
-    fn report(&self) -> Report {
+    fn report(&self, to: SocketAddr) -> Report {
         let Standing { hash, refused, problems, sync: _ } = self.standing.borrow().clone();
         let in_flight = u64::try_from(self.shared.metrics.in_flight.get()).unwrap_or_default();
         let draining = *self.stopping.borrow();
@@ -76,6 +79,7 @@ impl Reporter {
             in_flight,
             purses: budgets.id().unwrap_or(self.incarnation),
             budgets: budgets.claims(Instant::now()),
+            leases: self.lending.claims(to, draining, &self.shared),
         }
     }
 }
@@ -96,6 +100,7 @@ pub async fn run(
         standing: standing.clone(),
         stopping,
         shared,
+        lending: Lending::new(Instant::now()),
     });
     let mut standing = standing;
     let mut operators = Operators { reporter, sync: None, target: None, peers: HashMap::new() };

@@ -58,14 +58,19 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
             Ok((kept, reply)) => {
                 connection = Some(kept);
                 reporter.shared.budgets.apply(&reply.budgets, Instant::now());
+                let urgent = reporter.lending.answered(at, &reply, &reporter.shared);
                 if reply.next_ms > 0 {
                     every = Duration::from_millis(reply.next_ms).clamp(BETWEEN.0, BETWEEN.1);
+                }
+                if urgent {
+                    every = BETWEEN.0;
                 }
                 if fine.replace(true) != Some(true) {
                     tracing::info!(operator = %at, leader = reply.leader, "reporting to an operator");
                 }
             }
             Err(error) => {
+                reporter.lending.lost(at);
                 if fine.replace(false) != Some(false) {
                     tracing::warn!(operator = %at, %error, "an operator did not take a report; it is tried again");
                 }
@@ -90,12 +95,12 @@ async fn report(
 ) -> Result<(Connection, Reply), Failed> {
     let work = async {
         if let Some(kept) = kept.filter(|kept| !kept.is_closed()) {
-            match send(kept, reporter, target).await {
+            match send(kept, at, reporter, target).await {
                 Err(Failed::Http(_)) => {}
                 done => return done,
             }
         }
-        send(connect(at, target).await?, reporter, target).await
+        send(connect(at, target).await?, at, reporter, target).await
     };
     tokio::time::timeout(TIMEOUT, work).await.map_err(|_| Failed::Timeout)?
 }
@@ -112,12 +117,17 @@ async fn connect(at: SocketAddr, target: &Target) -> Result<Connection, Failed> 
     Ok(connection)
 }
 
-async fn send(mut connection: Connection, reporter: &Reporter, target: &Target) -> Result<(Connection, Reply), Failed> {
+async fn send(
+    mut connection: Connection,
+    at: SocketAddr,
+    reporter: &Reporter,
+    target: &Target,
+) -> Result<(Connection, Reply), Failed> {
     let path = &reporter.identity.token;
     let token =
         tokio::fs::read_to_string(path).await.map_err(|error| Failed::Token(format!("{}: {error}", path.display())))?;
     connection.ready().await?;
-    let body = serde_json::to_vec(&reporter.report()).map_err(|error| Failed::Answer(error.to_string()))?;
+    let body = serde_json::to_vec(&reporter.report(at)).map_err(|error| Failed::Answer(error.to_string()))?;
     let request = Request::post(PATH)
         .header(header::HOST, target.server_name.to_str().as_ref())
         .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))

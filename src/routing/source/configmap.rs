@@ -8,7 +8,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::routing::table::CONFIG_MAP_KEY;
+use crate::routing::packed::unpack;
 
 /// Follows a ConfigMap until the receivers are gone. Starts with `first`. A deleted ConfigMap leaves the last table.
 #[must_use]
@@ -25,15 +25,17 @@ pub fn follow(
         let mut objects = std::pin::pin!(watcher(api, config).default_backoff().applied_objects());
         while let Some(event) = objects.next().await {
             match event {
-                Ok(map) => {
-                    if let Some(table) = map.data.and_then(|mut data| data.remove(CONFIG_MAP_KEY)) {
+                Ok(map) => match unpack(map.data.as_ref(), map.binary_data.as_ref()) {
+                    None => {}
+                    Some(Ok(table)) => {
                         sender.send_if_modified(|known| {
                             let changed = known.as_deref() != Some(table.as_str());
                             *known = Some(Arc::from(table));
                             changed
                         });
                     }
-                }
+                    Some(Err(error)) => tracing::error!(%error, "the routing table can't be unpacked"),
+                },
                 Err(error) => tracing::warn!(%error, "the watch of the routing table broke; it is tried again"),
             }
             if sender.is_closed() {

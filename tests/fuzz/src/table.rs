@@ -14,7 +14,14 @@ use smallfirst::routing::source::secrets::Secrets;
 const PARTS: [&str; 4] = ["path ", "tier ", "workload ", "Public tier "];
 
 fn compiled(text: &str, before: Option<&Snapshot>) -> Result<Snapshot, Refused> {
-    Snapshot::compile(text, &Secrets::default(), &Metrics::new(&mut Default::default()), &Default::default(), before)
+    Snapshot::compile(
+        text,
+        &Secrets::default(),
+        &Metrics::new(&mut Default::default()),
+        &Default::default(),
+        true,
+        before,
+    )
 }
 
 /// Whether a text says which field is wrong.

@@ -1,0 +1,150 @@
+//! The rules one by one, where a history would need luck to break them.
+
+use std::time::{Duration, Instant};
+
+use super::holding::Holding;
+use super::ledger::{Ledger, Limit};
+use super::lessee::Lessee;
+use super::*;
+
+const LONGEST: Duration = Duration::from_secs(10);
+
+fn key(kind: Kind) -> Key {
+    Key { scope: Scope::Workload, name: "chat".into(), kind }
+}
+
+fn router(pod: &str) -> RouterId {
+    RouterId { namespace: "ai".into(), policy: "front".into(), pod: pod.into(), incarnation: 1 }
+}
+
+/// A ledger of one limit, for two routers.
+fn ledger(kind: Kind, limit: u64, now: Instant) -> Ledger {
+    let mut ledger = Ledger::new(now, 1);
+    let policy = Some("front".to_owned());
+    ledger.set_limits([Limit { namespace: "ai".into(), policy, key: key(kind), limit, most: 2 }], LONGEST, now);
+    ledger
+}
+
+/// A report that answers the last reply.
+fn claims(sequence: u64, last: &Grants, claim: Claim) -> Claims {
+    let (session, seen) = (last.session, last.number);
+    Claims { session, seen, sequence, stamp_ms: sequence * 1_000, draining: false, claims: vec![claim] }
+}
+
+fn wants(kind: Kind, ledger: u64, wanted: u64) -> Claim {
+    Claim { wanted, ..Claim::new(key(kind), ledger) }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn what_a_slow_clock_still_honours_is_not_lent_again() {
+    let t0 = Instant::now();
+    let mut ledger = ledger(Kind::Tokens, 800_000, t0);
+    // A minute after the quiet time the bucket is full, and all of it is lent to one.
+    let full = t0 + Duration::from_secs(70);
+    let all = ledger.report(&router("a"), &claims(1, &Grants::default(), wants(Kind::Tokens, 0, 600_000)), full);
+    assert_eq!(all.grants[0].granted, 600_000);
+    let ask = |ledger: &mut Ledger, sequence, last: &Grants, at| {
+        let number = last.grants.first().map_or(0, |grant| grant.ledger);
+        ledger.report(&router("b"), &claims(sequence, last, wants(Kind::Tokens, number, 600_000)), at)
+    };
+    let first = ask(&mut ledger, 1, &Grants::default(), full + ms(5_020));
+    let second = ask(&mut ledger, 2, &first, full + ms(5_090));
+    assert_eq!(second.grants.iter().chain(&first.grants).map(|grant| grant.granted).max(), Some(0));
+    ask(&mut ledger, 3, &first, full + ms(5_100));
+    let third = ask(&mut ledger, 4, &first, full + ms(5_200));
+    assert!(third.grants[0].granted > 0, "{third:?}");
+}
+
+#[test]
+fn a_new_leader_renews_what_is_held_and_no_more() {
+    let t0 = Instant::now();
+    let mut ledger = ledger(Kind::Concurrency, 10, t0);
+    let claim = Claim { places: 3, in_flight: 3, wanted: 9, ..Claim::new(key(Kind::Concurrency), 7) };
+    let reply = ledger.report(&router("a"), &claims(1, &Grants::default(), claim.clone()), t0 + ms(5_090));
+    assert_eq!(reply.grants[0].places, 3);
+    let claim = Claim { ledger: reply.grants[0].ledger, ..claim };
+    let reply = ledger.report(&router("a"), &claims(2, &reply, claim), t0 + ms(5_100));
+    // Each of two has a floor of one.
+    assert_eq!(reply.grants[0].places, 8);
+}
+
+#[test]
+fn requests_of_a_lost_router_count_until_they_must_have_ended() {
+    let t0 = Instant::now() + Duration::from_secs(6);
+    let mut ledger = ledger(Kind::Concurrency, 10, t0 - Duration::from_secs(6));
+    let held = ledger.report(&router("a"), &claims(1, &Grants::default(), wants(Kind::Concurrency, 0, 6)), t0);
+    assert_eq!(held.grants[0].places, 8);
+    let ask = |ledger: &mut Ledger, sequence, at| {
+        let reply =
+            ledger.report(&router("b"), &claims(sequence, &Grants::default(), wants(Kind::Concurrency, 0, 9)), at);
+        reply.grants[0].places
+    };
+    assert_eq!(ask(&mut ledger, 1, t0 + ms(5_000)), 0);
+    assert_eq!(ask(&mut ledger, 2, t0 + GONE + LONGEST + ms(199)), 0);
+    assert_eq!(ask(&mut ledger, 3, t0 + GONE + LONGEST + ms(200)), 8);
+}
+
+#[test]
+fn a_reply_that_was_lost_may_still_arrive() {
+    let t0 = Instant::now();
+    let mut ledger = ledger(Kind::Tokens, 800_000, t0);
+    let full = t0 + Duration::from_secs(70);
+    let ask = |ledger: &mut Ledger, sequence, stamp_ms, at| {
+        let claim = wants(Kind::Tokens, 0, 400_000);
+        let report = Claims { stamp_ms, ..claims(sequence, &Grants::default(), claim) };
+        ledger.report(&router("a"), &report, at).grants[0].granted
+    };
+    assert_eq!(ask(&mut ledger, 1, 1_000, full), 400_000);
+    // It does not know of that yet: what is left is all that it may get on top.
+    assert_eq!(ask(&mut ledger, 2, 2_000, full + ms(1_000)), 200_000);
+    assert_eq!(ask(&mut ledger, 3, 3_000, full + ms(4_900)), 0, "what it may get yet is lent");
+}
+
+#[test]
+fn a_session_begins_only_with_what_is_in_force() {
+    let t0 = Instant::now();
+    let mut lessee = Lessee::new(t0);
+    let reply = |session, number, sequence| Grants { session, number, sequence, grants: Vec::new() };
+    for _ in 0..3 {
+        let _ = lessee.report(Vec::new(), t0);
+    }
+    assert!(lessee.read(&reply(5, 1, 2)).is_some_and(|terms| terms.void && terms.fresh));
+    assert!(lessee.read(&reply(4, 9, 3)).is_none(), "of a leader before, or of one that does not know the change");
+    assert!(lessee.read(&reply(5, 1, 3)).is_none(), "known");
+    assert!(lessee.read(&reply(5, 2, 3)).is_some_and(|terms| !terms.void && !terms.fresh));
+    assert!(lessee.read(&reply(0, 3, 3)).is_none() && lessee.read(&reply(5, 3, 9)).is_none());
+    let _ = lessee.report(Vec::new(), t0 + ms(700));
+    let next = reply(6, 1, 4);
+    let terms = lessee.read(&next).expect("a new leader");
+    assert_eq!((terms.void, terms.until), (true, t0 + ms(700) + VALID));
+}
+
+#[test]
+fn a_floor_begins_empty_and_a_lease_ends() {
+    let t0 = Instant::now();
+    // A floor of 25 a minute.
+    let mut held = Holding::leased(200, 2, t0);
+    assert_eq!((held.left(), held.wait(1), held.wait(176)), (0, Some(ms(2_400)), None));
+    let mut lessee = Lessee::new(t0);
+    let claim = held.claim(&key(Kind::Tokens), (lessee.next(), 0), (0, 0), t0);
+    let _ = lessee.report(claim.into_iter().collect(), t0);
+    let grant = Grant { key: key(Kind::Tokens), ledger: 3, granted: 40, keep: None, places: 0, free: 0 };
+    let grants = Grants { session: 1, number: 1, sequence: 1, grants: vec![grant] };
+    let terms = lessee.read(&grants).expect("an answer");
+    held.apply(grants.grants.first(), &terms, t0 + ms(10));
+    assert_eq!(held.left(), 40);
+    held.take(15);
+    held.put(5);
+    assert_eq!(held.left(), 30);
+    let _ = held.claim(&key(Kind::Tokens), (2, 1), (0, 0), t0 + ms(20));
+    // What a report said was spent is not spent again: it is in the floor now.
+    held.put(6);
+    held.fill(t0 + VALID - ms(1));
+    assert_eq!(held.left(), 30 + 6 + 2);
+    held.fill(t0 + VALID);
+    assert_eq!(held.left(), 6 + 2);
+}

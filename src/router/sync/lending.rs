@@ -1,0 +1,66 @@
+//! What operators lend: claims go to the operator that leads, and its grants are put in force.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::lease::Claims;
+use crate::lease::lessee::Lessee;
+use crate::router::Shared;
+use crate::routing::report::Reply;
+
+/// The exchange with the leader.
+pub(super) struct Lending(Mutex<State>);
+
+struct State {
+    lessee: Lessee,
+    /// The last report whose answer is in force.
+    answered: u64,
+    /// Who said last that it leads.
+    leader: Option<SocketAddr>,
+}
+
+impl Lending {
+    pub(super) fn new(begin: Instant) -> Self {
+        Self(Mutex::new(State { lessee: Lessee::new(begin), answered: 0, leader: None }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a report to an operator says of limits: nothing if another leads.
+    pub(super) fn claims(&self, to: SocketAddr, draining: bool, shared: &Shared) -> Option<Claims> {
+        let snapshot = shared.snapshot.load_full()?;
+        snapshot.table.leases?;
+        let mut state = self.state();
+        if state.leader.is_some_and(|leader| leader != to) {
+            return None;
+        }
+        if draining {
+            state.lessee.drain();
+        }
+        let now = Instant::now();
+        let claims = snapshot.claims((state.lessee.next(), state.answered), now);
+        Some(state.lessee.report(claims, now))
+    }
+
+    /// Puts an answer in force. True if another report should follow soon.
+    pub(super) fn answered(&self, from: SocketAddr, reply: &Reply, shared: &Shared) -> bool {
+        let mut state = self.state();
+        if !reply.leader {
+            state.leader.take_if(|leader| *leader == from);
+            return false;
+        }
+        let new = state.leader.replace(from) != Some(from);
+        let Some(grants) = &reply.leases else { return new };
+        let Some(terms) = state.lessee.read(grants) else { return false };
+        state.answered = terms.answers;
+        shared.snapshot.load().as_ref().is_some_and(|snapshot| snapshot.apply(&terms, Instant::now()))
+    }
+
+    /// An operator did not answer.
+    pub(super) fn lost(&self, operator: SocketAddr) {
+        self.state().leader.take_if(|leader| *leader == operator);
+    }
+}
