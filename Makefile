@@ -104,10 +104,6 @@ resume: build ## Kill and freeze real engines in mid-stream: the client's stream
 propagation: ## Measure the time from a change to every router's acknowledgement, about 3 minutes: target/bench/propagation.json
 	benches/propagation/run
 
-.PHONY: rotation
-rotation: ## Change Secrets under 200 requests a second, in a real cluster: no request may fail
-	tests/e2e/run rotation
-
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds
