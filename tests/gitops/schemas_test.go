@@ -68,6 +68,7 @@ func definitionFiles(t *testing.T) []string {
 	for _, version := range strings.Fields(string(text)) {
 		folder := module(t, ".", version)
 		patterns = append(patterns, filepath.Join(folder, "config/crd/bases/*.yaml"),
+			filepath.Join(folder, "config/crd/standard/*.yaml"),
 			filepath.Join(folder, "example/prometheus-operator-crd/*.yaml"))
 	}
 	var files []string
