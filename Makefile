@@ -104,6 +104,14 @@ resume: build ## Kill and freeze real engines in mid-stream: the client's stream
 propagation: ## Measure the time from a change to every router's acknowledgement, about 3 minutes: target/bench/propagation.json
 	benches/propagation/run
 
+.PHONY: budget
+budget: build ## Three routers spend one budget while they and the operator are killed 20 times: target/bench/budget.json (root)
+	benches/limits/budget.py --smallfirst target/release/smallfirst
+
+.PHONY: quota
+quota: build ## Six routers share one account under skewed load, then without the operator: target/bench/quota.json (root)
+	benches/limits/quota.py --smallfirst target/release/smallfirst
+
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds
