@@ -64,8 +64,8 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         due = time.monotonic()
-        # The body is as long as the mock says, so that the estimate is near: 100 tokens.
-        body = json.dumps({"model": "paid", "max_tokens": 8, "messages": [{"role": "user", "content": "x" * 330}]})
+        # Four bytes a token: the estimate is no less than the 100 tokens that the mock counts, whatever it is asked.
+        body = json.dumps({"model": "paid", "max_tokens": 8, "messages": [{"role": "user", "content": "x" * 400}]})
         connection: http.client.HTTPConnection | None = None
         while not self.done.is_set():
             due += random.expovariate(self.rate)
