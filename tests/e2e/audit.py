@@ -34,8 +34,10 @@ class Window:
         """`VERB RESOURCE[/SUBRESOURCE] NAMESPACE/NAME` of every write, but for the Lease and access reviews."""
         found = []
         for each in self.requests():
+            if each["verb"] in READS:
+                continue
             ref = each["objectRef"]
-            if each["verb"] in READS or ref["resource"] in ("leases", "selfsubjectaccessreviews", "tokenreviews"):
+            if ref["resource"] in ("leases", "selfsubjectaccessreviews", "tokenreviews"):
                 continue
             resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
             found.append(f"{each['verb']} {resource} {ref.get('namespace', '')}/{ref.get('name', '')}")
