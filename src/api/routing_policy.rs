@@ -91,6 +91,16 @@ pub struct RoutingPolicySpec {
     pub access_log: AccessLog,
 }
 
+impl RoutingPolicySpec {
+    /// Every budget: whose it is (`client` or `workload`), that one's name, and the budget.
+    pub fn budgets(&self) -> impl Iterator<Item = (&'static str, &str, &Budget)> {
+        let clients = self.clients.iter().flatten();
+        let clients = clients.filter_map(|client| Some(("client", client.name.as_str(), client.budget.as_ref()?)));
+        let workloads = self.workloads.iter();
+        clients.chain(workloads.filter_map(|each| Some(("workload", each.name.as_str(), each.budget.as_ref()?))))
+    }
+}
+
 fn default_currency() -> String {
     "USD".into()
 }

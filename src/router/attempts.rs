@@ -127,9 +127,12 @@ async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option
 /// Takes what the call may cost from the budgets that it counts against.
 async fn spend(asking: &Call<'_, '_>) -> Result<Option<Spend>, CallError> {
     let Call { upstream, asked, .. } = *asking;
+    if asked.purses.is_empty() {
+        return Ok(None);
+    }
     let most = at_most(asked.peek, &upstream.tier, ASSUMED_TOKENS);
     // What costs nothing needs no budget.
-    if most == Money::default() || asked.purses.is_empty() {
+    if most == Money::default() {
         return Ok(None);
     }
     // In a box: what few workloads have must not make the future of every request larger.

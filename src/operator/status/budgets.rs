@@ -6,24 +6,20 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::RoutingPolicy;
-use crate::api::routing_policy::BudgetStatus;
+use crate::api::routing_policy::{Budget, BudgetStatus};
 use crate::api::types::Decimal;
 use crate::lease::budget::book::{Standing, key};
 
 /// The budgets of a policy, in the order of their names.
 pub(super) fn budgets(policy: &RoutingPolicy, known: Option<&BTreeMap<String, Standing>>) -> Vec<BudgetStatus> {
-    let clients = policy.spec.clients.iter().flatten();
-    let clients = clients.filter_map(|client| Some(("client", &client.name, client.budget.as_ref()?.per)));
-    let workloads = policy.spec.workloads.iter();
-    let workloads = workloads.filter_map(|workload| Some(("workload", &workload.name, workload.budget.as_ref()?.per)));
     let stored = policy.status.iter().flat_map(|status| &status.budgets);
     let stored: BTreeMap<&str, &BudgetStatus> = stored.map(|budget| (budget.name.as_str(), budget)).collect();
-    let budget = |(scope, name, per): (&str, &String, _)| {
+    let budget = |(scope, name, budget): (&str, &str, &Budget)| {
         let short = format!("{scope}/{name}");
-        let told = known.and_then(|known| known.get(&key(scope, name, per)));
+        let told = known.and_then(|known| known.get(&key(scope, name, budget.per)));
         told.map(|standing| said(short.clone(), standing)).or_else(|| stored.get(short.as_str()).copied().cloned())
     };
-    let mut budgets: Vec<BudgetStatus> = clients.chain(workloads).filter_map(budget).collect();
+    let mut budgets: Vec<BudgetStatus> = policy.spec.budgets().filter_map(budget).collect();
     budgets.sort_by(|a, b| a.name.cmp(&b.name));
     budgets
 }

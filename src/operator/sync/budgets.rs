@@ -220,13 +220,9 @@ fn state(
 
 /// The budgets of a policy that can be read; a policy with others is not in force.
 fn terms(policy: &RoutingPolicy) -> Vec<Terms> {
-    let clients = policy.spec.clients.iter().flatten();
-    let clients = clients.filter_map(|client| Some(("client", &client.name, client.budget.as_ref()?)));
-    let workloads = policy.spec.workloads.iter();
-    let workloads = workloads.filter_map(|workload| Some(("workload", &workload.name, workload.budget.as_ref()?)));
-    let term = |(scope, name, budget): (&str, &String, &Budget)| {
+    let term = |(scope, name, budget): (&str, &str, &Budget)| {
         let amount = i64::try_from(budget.amount.nanos().ok()?).ok()?;
         Some(Terms { key: key(scope, name, budget.per), amount, per: budget.per })
     };
-    clients.chain(workloads).filter_map(term).collect()
+    policy.spec.budgets().filter_map(term).collect()
 }

@@ -192,8 +192,7 @@ impl Purses<'_> {
     /// # Errors
     /// The problem.
     pub fn check(&self) -> Result<(), Problem> {
-        let now = Instant::now();
-        self.0.iter().flatten().try_for_each(|budget| budget.check(now))
+        self.0.iter().flatten().try_for_each(|budget| budget.check(Instant::now()))
     }
 
     /// Whether there is no budget.
