@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use smallfirst::api::crd;
 use smallfirst::operator::metrics::Metrics as OperatorMetrics;
+use smallfirst::router::admission::limiter::Kind;
 use smallfirst::router::metrics::{Metrics as RouterMetrics, ReloadLabels};
 use smallfirst::router::retry_budget::RetryBudget;
 use smallfirst::yaml;
@@ -197,6 +198,7 @@ fn the_list_of_metrics_is_what_the_processes_say() {
     // Metrics with labels show once something was counted.
     drop((metrics.workload("w"), metrics.hedges("w"), metrics.leg("w", "s", "t", std::iter::empty())));
     drop((metrics.retries("t", Arc::new(RetryBudget::new(Instant::now()))), metrics.account("a", [])));
+    drop(metrics.lease("account", "a", Kind::Requests));
     metrics.reloads.get_or_create(&ReloadLabels { result: "loaded" }).inc();
     let metrics = OperatorMetrics::default();
     metrics.register(&mut operator);

@@ -298,7 +298,7 @@ pub struct Provider {
 #[x_kube(validation = Rule::new("!has(self.tokensPerMinute) || !(has(self.inputTokensPerMinute) || has(self.outputTokensPerMinute))").message("spec.provider.quota.tokensPerMinute: must not be set beside inputTokensPerMinute and outputTokensPerMinute"))]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {
-    /// Requests a minute: so many at once, and so many a minute from then on.
+    /// Requests a minute. Routers that an operator lends to send no more than so many in any minute, evenly; one on its own (`smallfirst local`) so many at once, and so many a minute from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub requests_per_minute: Option<i64>,

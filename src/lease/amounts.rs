@@ -1,19 +1,20 @@
 //! The operator's side of one limit a minute: its bucket, and the balances that it lent out of it.
 //!
-//! The bucket gains the limit without its floors. Bucket and balances together never hold more than a minute of that: where
-//! they do, nothing is gained. A balance counts in full until its router says that it spent it, so it counts for no less
+//! What the bucket gains, and what bucket and balances hold together at most, say [`Parts`]: where they hold as much,
+//! nothing is gained. A balance counts in full until its router says that it spent it, so it counts for no less
 //! than it is.
 //!
-//! What a router says was freed (see [`Claim::freed`]) happened some time ago. Had the bucket known at once, it would
+//! What a router says was freed (see [`Claim::freed_milli`]) happened some time ago. Had the bucket known at once, it would
 //! have been full earlier, and have gained less. So it takes no more of it than there was room all the time since.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Claim, floor, share};
+use super::parts::{Count, Parts};
+use super::{Claim, share};
 
-/// Levels are amounts times nanoseconds of a minute.
-const MINUTE: i128 = 60_000_000_000;
+/// One of what is counted, in levels: a thousandth a minute gains one a nanosecond.
+const ONE: i128 = 60_000_000_000 * 1_000;
 /// Longest time for which the least room is known.
 const KNOWN: usize = 8;
 
@@ -40,9 +41,7 @@ pub(super) struct Heard {
 /// A limit a minute.
 #[derive(Debug)]
 pub(super) struct Amounts {
-    limit: u64,
-    /// The limit without floors.
-    capacity: u64,
+    parts: Parts,
     level: i128,
     at: Instant,
     /// Balances that routers may hold.
@@ -57,7 +56,7 @@ struct Holder {
     granted: u64,
     spent: u64,
     returned: u64,
-    freed: u64,
+    freed_milli: u64,
     wanted: u64,
     unit: u64,
     /// Since when it lacks something.
@@ -86,16 +85,15 @@ impl Holder {
 
 impl Amounts {
     /// An empty bucket.
-    pub(super) fn new(limit: u64, most: u32, now: Instant) -> Self {
-        let capacity = limit - u64::from(most) * floor(limit, most);
+    pub(super) fn new(parts: Parts, now: Instant) -> Self {
         let holders = BTreeMap::new();
-        Self { limit, capacity, level: 0, at: now, lent: 0, least: Least::new(now), holders }
+        Self { parts, level: 0, at: now, lent: 0, least: Least::new(now), holders }
     }
 
     /// A changed limit: what is lent stays so.
-    pub(super) fn resize(&mut self, limit: u64, most: u32, now: Instant) {
+    pub(super) fn resize(&mut self, parts: Parts, now: Instant) {
         self.fill(now);
-        (self.limit, self.capacity) = (limit, limit - u64::from(most) * floor(limit, most));
+        self.parts = parts;
         self.least = Least::new(now);
         self.level = self.level.min(self.full());
         self.least.note(now, self.full() - self.level);
@@ -103,13 +101,13 @@ impl Amounts {
 
     /// The level at which it gains nothing more.
     fn full(&self) -> i128 {
-        (i128::from(self.capacity) - i128::from(self.lent)) * MINUTE
+        (i128::from(self.parts.bucket) - i128::from(self.lent)) * ONE
     }
 
     fn fill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at).min(Duration::from_secs(120));
         self.at = self.at.max(now);
-        let gained = i128::from(self.capacity) * i128::try_from(elapsed.as_nanos()).unwrap_or_default();
+        let gained = self.parts.rate * i128::try_from(elapsed.as_nanos()).unwrap_or_default();
         let full = self.full();
         self.level = (self.level + gained).min(full.max(self.level));
         self.least.note(now, full - self.level);
@@ -132,10 +130,10 @@ impl Amounts {
         let (mut gained, mut freed) = (0, 0);
         if claim.ledger == holder.ledger && claim.ledger != 0 {
             gained = i128::from(claim.returned.saturating_sub(holder.returned));
-            freed = i128::from(claim.freed.saturating_sub(holder.freed));
+            freed = i128::from(claim.freed_milli.saturating_sub(holder.freed_milli));
             holder.spent = holder.spent.max(claim.spent);
             holder.returned = holder.returned.max(claim.returned);
-            holder.freed = holder.freed.max(claim.freed);
+            holder.freed_milli = holder.freed_milli.max(claim.freed_milli);
             // A debt is paid at once, and first.
             let owed = (holder.spent + holder.returned).saturating_sub(holder.granted);
             holder.granted += owed;
@@ -145,12 +143,12 @@ impl Amounts {
             *holder = Holder { ledger: ledger(), lost: std::mem::take(&mut holder.lost), ..Holder::default() };
             holder.lost.extend((lost.0 > 0).then_some(lost));
         }
-        (holder.wanted, holder.unit) = (claim.wanted.min(self.capacity), claim.unit.min(self.capacity));
+        (holder.wanted, holder.unit) = (claim.wanted.min(self.parts.bucket), claim.unit.min(self.parts.bucket));
         self.lent = self.lent - before + holder.lent();
-        let most = i128::from(self.capacity) * MINUTE;
-        self.level = (self.level + gained * MINUTE).clamp(-most, self.full().max(-most));
+        let most = i128::from(self.parts.bucket) * ONE;
+        self.level = (self.level + gained * ONE).clamp(-most, self.full().max(-most));
         if let Some(since) = heard.since.filter(|_| freed > 0) {
-            let taken = self.least.take(since, heard.now, freed * MINUTE);
+            let taken = self.least.take(since, heard.now, freed * (ONE / 1_000));
             self.level += taken;
         }
         self.least.note(heard.now, self.full() - self.level);
@@ -159,7 +157,7 @@ impl Amounts {
     /// What it gets now.
     pub(super) fn give(&mut self, router: u32, now: Instant, quiet: bool) -> Option<Given> {
         self.fill(now);
-        let there_is = u64::try_from(self.level.max(0) / MINUTE).unwrap_or_default();
+        let there_is = u64::try_from(self.level.max(0) / ONE).unwrap_or_default();
         let lacks = self.holders.values().map(Holder::lacks);
         let (asked, routers) = (lacks.clone().sum::<u64>(), u64::try_from(self.holders.len()).unwrap_or(1).max(1));
         let level = share::level(there_is, lacks);
@@ -176,24 +174,26 @@ impl Amounts {
             granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < there_is));
         }
         // What nobody asks for lies with all, so that a first request finds something: half of it.
-        let stock = (self.capacity / 2 / routers).max(1).saturating_sub(me.balance() + granted);
+        let stock = (self.parts.bucket / 2 / routers).max(1).saturating_sub(me.balance() + granted);
         granted += stock.min(there_is.saturating_sub(asked.max(granted)));
         if quiet {
             granted = 0;
         }
-        // Who has waited longest may need more than can ever be gained while so much is lent.
+        // Who has waited longest may need more than can ever be gained while so much is lent; of a few seconds' worth all
+        // lies idle that others hold in stock.
         let waiting = self.holders.iter().filter_map(|(id, holder)| Some(((hungry(holder)?, *id), holder.needs())));
         let oldest = waiting.min_by_key(|(place, _)| *place).filter(|((_, id), _)| *id != router);
-        let stuck = oldest.is_some_and(|(_, needs)| self.capacity.saturating_sub(self.lent) < needs);
+        let few = self.parts.count == Count::Minute;
+        let stuck = oldest.is_some_and(|(_, needs)| few || self.parts.bucket.saturating_sub(self.lent) < needs);
         let me = self.holders.get_mut(&router)?;
         me.granted += granted;
         self.lent += granted;
-        self.level -= i128::from(granted) * MINUTE;
+        self.level -= i128::from(granted) * ONE;
         let enough = me.needs() == 0 || me.lacks() == 0;
         me.hungry = if enough { None } else { me.hungry.or(Some(now)) };
         // Of what can't serve what was asked for nothing is kept.
         let keep = stuck.then_some(if enough { me.wanted } else { 0 });
-        let left = self.level.max(0) / MINUTE * 100 / i128::from(self.limit.max(1));
+        let left = self.level.max(0) * 100 / (i128::from(self.parts.full.max(1)) * ONE);
         Some(Given { ledger: me.ledger, granted: me.granted, keep, free: u8::try_from(left / 10 * 10).unwrap_or(100) })
     }
 }

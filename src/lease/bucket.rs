@@ -6,14 +6,24 @@
 
 use std::time::{Duration, Instant};
 
+use super::parts::{Count, Parts};
+
 /// Levels are in 1e-9 of what is counted, times nanoseconds of a minute: a rate in 1e-9 a minute is then a whole number
 /// of levels a nanosecond.
 const NANO: i128 = 1_000_000_000;
 const MINUTE: i128 = 60 * NANO;
 pub(super) const ONE: i128 = MINUTE * NANO;
+/// A thousandth of one.
+pub(super) const MILLI: i128 = ONE / 1_000;
 
 pub(super) fn levels(amount: u64) -> i128 {
     i128::from(amount).saturating_mul(ONE)
+}
+
+/// The whole ones of a level.
+#[must_use]
+pub const fn whole(level: i128) -> i128 {
+    level / ONE * ONE
 }
 
 /// Time in which the emptiest bucket fills.
@@ -24,6 +34,8 @@ const FILLS: Duration = Duration::from_secs(120);
 pub struct Bucket {
     /// What it gains, in levels a nanosecond.
     rate: i128,
+    /// What it gains in a minute, or less.
+    capacity: i128,
     level: i128,
     at: Instant,
 }
@@ -39,7 +51,7 @@ impl Bucket {
     #[must_use]
     pub fn part(per_minute: u64, nanos: u64, now: Instant) -> Self {
         let rate = i128::from(per_minute) * i128::from(nanos.min(1_000_000_000));
-        Self { rate, level: rate * MINUTE, at: now }
+        Self { rate, capacity: rate * MINUTE, level: rate * MINUTE, at: now }
     }
 
     /// An empty bucket of so many a minute.
@@ -48,14 +60,29 @@ impl Bucket {
         Self { level: 0, ..Self::new(per_minute, now) }
     }
 
+    /// A full bucket of a part, in 1e-9, of what one of so many routers may count on of a limit that is lent.
+    #[must_use]
+    pub fn of_lent(limit: u64, most: u32, count: Count, nanos: u64, now: Instant) -> Self {
+        let most = most.max(1);
+        let whole = Self::part(limit / u64::from(most), nanos, now);
+        if count == Count::Bucket {
+            return whole;
+        }
+        // It holds no more than its part of what all hold together.
+        let all = levels(Parts::of(limit.max(1), most, count).bucket);
+        let level = whole.capacity.min(all / NANO / i128::from(most) * i128::from(nanos.min(1_000_000_000)));
+        Self { capacity: level, level, ..whole }
+    }
+
     /// Holds so many a minute from now on, and no more than it did.
     pub(super) fn resize(&mut self, per_minute: u64) {
         self.rate = i128::from(per_minute) * NANO;
-        self.level = self.level.min(self.capacity());
+        self.capacity = self.rate * MINUTE;
+        self.level = self.level.min(self.capacity);
     }
 
     pub(super) const fn capacity(&self) -> i128 {
-        self.rate * MINUTE
+        self.capacity
     }
 
     /// Brings the level up to a time. An earlier time than the last one changes nothing.
@@ -115,6 +142,17 @@ impl Bucket {
         }
         let nanos = missing.checked_add(self.rate - 1)?.checked_div(self.rate)?;
         u64::try_from(nanos).ok().map(Duration::from_nanos)
+    }
+
+    /// Loses what it holds above what it gains in so long.
+    pub(super) fn spill(&mut self, time: Duration) {
+        let most = i128::try_from(time.as_nanos()).map_or(self.capacity, |nanos| self.rate * nanos);
+        self.level = self.level.min(most);
+    }
+
+    /// Takes so much, in its own unit.
+    pub(super) const fn draw(&mut self, level: i128) {
+        self.level -= level;
     }
 
     /// Takes an amount, whether it is there or not. The debt is never greater than a minute's amount: what a tier says it

@@ -5,9 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::bucket::{Bucket, ONE, levels};
+use super::bucket::{Bucket, MILLI, ONE, levels};
 use super::lessee::Terms;
-use super::{Claim, Grant, Key, PERIOD, VALID, floor};
+use super::minute::Minute;
+use super::parts::{Count, Parts};
+use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD, VALID, floor};
 
 /// Time after which it is worth asking again when no leader answers.
 const AWAY: Duration = Duration::from_secs(5);
@@ -24,9 +26,9 @@ pub struct Holding {
 
 #[derive(Clone, Debug)]
 struct Lease {
-    limit: u64,
-    /// Most that can be lent.
-    capacity: u64,
+    parts: Parts,
+    /// Where any minute counts: what the floor took and gave away.
+    minute: Option<Minute>,
     ledger: u64,
     until: Option<Instant>,
     /// It is not over, as of the last [`Holding::fill`].
@@ -37,15 +39,26 @@ struct Lease {
     /// What the last report said. Nobody may believe that less was spent than was said once.
     told: u64,
     returned: u64,
-    freed: u64,
-    /// What was freed of a whole one, in levels.
+    freed_milli: u64,
+    /// What was freed of a thousandth, in levels.
     rest: i128,
     /// What was asked, in this period and the two before it.
     asked: [u64; 3],
     period: Instant,
     unit: u64,
+    /// The last report said that requests find nothing.
+    lacked: bool,
     free: u8,
     said: Option<(u64, Claim)>,
+}
+
+/// Where what was taken came from, if it is lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// What an operator lent.
+    pub lease: u64,
+    /// The router's own floor.
+    pub floor: u64,
 }
 
 impl Lease {
@@ -68,11 +81,17 @@ impl Holding {
 
     /// An empty floor of a limit, and no lease yet.
     #[must_use]
-    pub fn leased(limit: u64, most: u32, now: Instant) -> Self {
-        let floor = floor(limit, most);
+    pub fn leased(limit: u64, most: u32, count: Count, now: Instant) -> Self {
+        let parts = Parts::of(limit, most, count);
+        let minute = (count == Count::Minute).then(|| {
+            let mut minute = Minute::new(now);
+            // A process that this one replaces may have taken all of it just now.
+            minute.take(milli(parts.floor));
+            minute
+        });
         let lease = Lease {
-            limit,
-            capacity: limit - floor * u64::from(most),
+            parts,
+            minute,
             ledger: 0,
             until: None,
             live: false,
@@ -81,15 +100,16 @@ impl Holding {
             spent: 0,
             told: 0,
             returned: 0,
-            freed: 0,
+            freed_milli: 0,
             rest: 0,
             asked: [0; 3],
             period: now,
             unit: 0,
+            lacked: false,
             free: 0,
             said: None,
         };
-        Self { bucket: Bucket::empty(floor, now), lease: Some(Box::new(lease)) }
+        Self { bucket: Bucket::empty(parts.floor, now), lease: Some(Box::new(lease)) }
     }
 
     /// Whether an operator lends it.
@@ -101,9 +121,14 @@ impl Holding {
     /// Another limit, or another number of routers: what is lent stays so. What is a part is left.
     pub fn resize(&mut self, limit: u64, most: u32) {
         if let Some(lease) = &mut self.lease {
-            let floor = floor(limit, most);
-            (lease.limit, lease.capacity) = (limit, limit - floor * u64::from(most));
-            self.bucket.resize(floor);
+            let parts = Parts::of(limit, most, lease.parts.count);
+            // What a floor has more of is empty too.
+            lease
+                .minute
+                .iter_mut()
+                .for_each(|minute| minute.take(milli(parts.floor.saturating_sub(lease.parts.floor))));
+            lease.parts = parts;
+            self.bucket.resize(parts.floor);
         }
     }
 
@@ -114,10 +139,25 @@ impl Holding {
         if lease.draining {
             return;
         }
-        lease.rest += self.bucket.fill_over(now);
-        if lease.rest >= ONE {
-            lease.freed += u64::try_from(lease.rest / ONE).unwrap_or_default();
-            lease.rest %= ONE;
+        let over = self.bucket.fill_over(now);
+        match &mut lease.minute {
+            Some(minute) => {
+                minute.fill(now);
+                if lease.live {
+                    // Freed evenly: what comes all at once finds no room at the operator.
+                    self.bucket.spill(VALID);
+                    let room = milli(lease.parts.floor).saturating_sub(minute.taken());
+                    let given = u64::try_from(self.bucket.level() / MILLI).unwrap_or_default().min(room);
+                    self.bucket.draw(i128::from(given) * MILLI);
+                    minute.take(given);
+                    lease.freed_milli += given;
+                }
+            }
+            None => {
+                lease.rest += over;
+                lease.freed_milli += u64::try_from(lease.rest / MILLI).unwrap_or_default();
+                lease.rest %= MILLI;
+            }
         }
     }
 
@@ -125,19 +165,34 @@ impl Holding {
     #[must_use]
     pub fn left(&self) -> u64 {
         let balance = self.lease.as_ref().map_or(0, |lease| lease.balance());
-        balance.saturating_add(self.bucket.left()).saturating_sub(self.lease.as_ref().map_or(0, |lease| lease.debt()))
+        let debt = self.lease.as_ref().map_or(0, |lease| lease.debt());
+        let own = u64::try_from(self.own() / ONE).unwrap_or(u64::MAX);
+        balance.saturating_add(own).saturating_sub(debt)
+    }
+
+    /// What there is of the part or floor, as a level of its bucket.
+    fn own(&self) -> i128 {
+        let minute = self.lease.as_ref().and_then(|lease| Some((lease.parts.floor, lease.minute.as_ref()?)));
+        let left = |(floor, minute): (u64, &Minute)| i128::from(milli(floor).saturating_sub(minute.taken())) * MILLI;
+        self.bucket.level().min(minute.map_or(i128::MAX, left))
+    }
+
+    /// Whether any minute counts: it then holds a few seconds' worth, of which only whole ones can be kept.
+    #[must_use]
+    pub fn counts_minutes(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.parts.count == Count::Minute)
     }
 
     /// The most that it ever holds.
     #[must_use]
     pub fn most(&self) -> u64 {
         let own = u64::try_from(self.bucket.capacity() / ONE).unwrap_or(u64::MAX);
-        own.saturating_add(self.lease.as_ref().map_or(0, |lease| lease.capacity))
+        own.saturating_add(self.lease.as_ref().map_or(0, |lease| lease.parts.bucket))
     }
 
     fn level(&self) -> i128 {
         let lease = self.lease.as_ref().map_or(0, |lease| levels(lease.balance()) - levels(lease.debt()));
-        self.bucket.level() + lease
+        self.own() + lease
     }
 
     /// Time until so much can be taken: zero if now; `None` if never.
@@ -165,7 +220,7 @@ impl Holding {
         } else {
             Duration::MAX
         };
-        let lent = if lease.live { time(i128::from(lease.limit) * 1_000_000_000).max(PERIOD) } else { AWAY };
+        let lent = if lease.live { time(i128::from(lease.parts.limit) * 1_000_000_000).max(PERIOD) } else { AWAY };
         Some(own.min(lent))
     }
 
@@ -173,9 +228,9 @@ impl Holding {
     #[must_use]
     pub fn until_full(&self) -> Duration {
         let Some(lease) = &self.lease else { return self.bucket.until_full() };
-        let free = u64::from(lease.free) * lease.limit / 100;
-        let missing = lease.limit.saturating_sub(self.left().saturating_add(free));
-        Duration::from_secs(60).mul_f64(ratio(missing, lease.limit))
+        let Parts { limit, full, .. } = lease.parts;
+        let missing = full.saturating_sub(self.left().saturating_add(u64::from(lease.free) * full / 100));
+        Duration::from_secs(60).mul_f64(ratio(missing, limit))
     }
 
     /// Whether so many percent of it are free, here or where it is lent.
@@ -184,8 +239,9 @@ impl Holding {
         let Some(lease) = &self.lease else {
             return self.bucket.until_full() <= Duration::from_secs(60) * 100_u32.saturating_sub(percent) / 100;
         };
-        let lent = if lease.live { u128::from(lease.free) * u128::from(lease.limit) } else { 0 };
-        u128::from(self.left()) * 100 + lent >= u128::from(percent) * u128::from(lease.limit)
+        let full = u128::from(lease.parts.full);
+        let lent = if lease.live { u128::from(lease.free) * full } else { 0 };
+        u128::from(self.left()) * 100 + lent >= u128::from(percent) * full
     }
 
     /// Notes that a request asks for so much, once.
@@ -203,18 +259,23 @@ impl Holding {
     }
 
     /// Takes an amount, whether it is there or not. The debt is never greater than a minute's amount.
-    pub fn take(&mut self, amount: u64) {
-        let Some(lease) = &mut self.lease else { return self.bucket.take(amount) };
+    pub fn take(&mut self, amount: u64) -> Taken {
+        let there = u64::try_from(self.own() / ONE).unwrap_or(u64::MAX);
+        let Some(lease) = &mut self.lease else {
+            self.bucket.take(amount);
+            return Taken::default();
+        };
         let lent = amount.min(lease.balance());
-        let own = (amount - lent).min(self.bucket.left());
+        let own = (amount - lent).min(there);
         let debt = amount - lent - own;
-        self.bucket.take(own);
         lease.spent += lent;
+        let from_floor = if lease.live { own } else { own + debt };
+        self.bucket.take(from_floor);
+        lease.minute.iter_mut().for_each(|minute| minute.take(milli(from_floor)));
         if lease.live {
-            lease.spent += debt.min(lease.capacity.saturating_sub(lease.debt()));
-        } else {
-            self.bucket.take(debt);
+            lease.spent += debt.min(lease.parts.bucket.saturating_sub(lease.debt()));
         }
+        Taken { lease: amount - from_floor, floor: from_floor }
     }
 
     /// Puts an amount back.
@@ -223,9 +284,11 @@ impl Holding {
         // What a report said was spent is counted on by then.
         let lent = if lease.live { amount.min(lease.spent - lease.told) } else { 0 };
         lease.spent -= lent;
-        let own = if lease.draining { 0 } else { (amount - lent).min(self.bucket.room()) };
+        // A floor that counts minutes has given it away already.
+        let keeps = !lease.draining && lease.minute.is_none();
+        let own = if keeps { (amount - lent).min(self.bucket.room()) } else { 0 };
         self.bucket.put(own);
-        lease.freed = lease.freed.saturating_add(amount - lent - own);
+        lease.freed_milli = lease.freed_milli.saturating_add((amount - lent - own).saturating_mul(1_000));
     }
 
     /// Corrects what was reserved to what was used.
@@ -263,33 +326,32 @@ impl Holding {
         }
         let most = lease.asked.iter().max().copied().unwrap_or_default();
         let kept = u64::try_from(kept / ONE).unwrap_or_default();
-        let waiting = waiting.saturating_mul(lease.unit.max(1));
-        let wanted = most.saturating_mul(2).saturating_add(waiting);
+        let wanted = most.saturating_mul(2).saturating_add(waiting.saturating_mul(lease.unit.max(1)));
         let wanted = if wanted > 0 { wanted.saturating_add(kept) } else { 0 };
-        lease.told = lease.spent;
+        (lease.told, lease.lacked) = (lease.spent, lease.unit > 0 || waiting > 0);
         let claim = Claim {
             ledger: lease.ledger,
             spent: lease.spent,
             returned: lease.returned,
-            freed: lease.freed,
-            wanted: if lease.draining { 0 } else { wanted.min(lease.capacity) },
+            freed_milli: lease.freed_milli,
+            wanted: if lease.draining { 0 } else { wanted.min(lease.parts.bucket) },
             unit: std::mem::take(&mut lease.unit),
             ..Claim::new(key.clone(), 0)
         };
         say(&mut lease.said, claim, report, answered)
     }
 
-    /// Puts an answer of the leader in force. True if that gave something back, for which others may wait.
-    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+    /// Puts an answer of the leader in force. Returns in what time to report again, if that is to be soon.
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
         self.fill(now);
-        let Some(lease) = self.lease.as_mut() else { return false };
+        let lease = self.lease.as_mut()?;
         if terms.void {
             begin(lease, 0);
         }
         if let Some(grant) = grant {
             if grant.ledger != lease.ledger {
                 if !terms.fresh {
-                    return false;
+                    return None;
                 }
                 begin(lease, grant.ledger);
             }
@@ -297,15 +359,20 @@ impl Holding {
             lease.free = grant.free;
         }
         if lease.ledger == 0 {
-            return false;
+            return None;
         }
         lease.until = lease.until.max(Some(terms.until));
         lease.live = lease.until.is_some_and(|until| now < until);
         let keep = grant.and_then(|grant| grant.keep).unwrap_or(u64::MAX);
         let back = lease.balance().saturating_sub(keep);
         lease.returned += back;
-        back > 0
+        let lacked = lease.lacked && lease.minute.is_some();
+        if back > 0 { Some(GAVE_BACK) } else { lacked.then_some(LACKED) }
     }
+}
+
+const fn milli(amount: u64) -> u64 {
+    amount.saturating_mul(1_000)
 }
 
 /// Forgets what was lent.
@@ -313,7 +380,7 @@ fn begin(lease: &mut Lease, ledger: u64) {
     lease.ledger = ledger;
     lease.said = None;
     (lease.until, lease.live) = (None, false);
-    (lease.granted, lease.spent, lease.told, lease.returned, lease.freed) = (0, 0, 0, 0, 0);
+    (lease.granted, lease.spent, lease.told, lease.returned, lease.freed_milli) = (0, 0, 0, 0, 0);
 }
 
 fn say(said: &mut Option<(u64, Claim)>, claim: Claim, report: u64, answered: u64) -> Option<Claim> {
@@ -415,7 +482,8 @@ impl Places {
         if lease.live { own.max(lease.places) } else { own }
     }
 
-    /// Notes how many are in flight with a request that was admitted.
+    /// Notes how many are in flight with a request that was admitted, or would be if there were enough of all else: who
+    /// has no place when amounts come has to wait for the next report.
     pub fn filled(&mut self, in_flight: u32) {
         if let Some(lease) = &mut self.lease {
             lease.peak = lease.peak.max(in_flight);
@@ -465,9 +533,9 @@ impl Places {
         say(&mut lease.said, claim, report, answered)
     }
 
-    /// Puts an answer of the leader in force. True if that took places, for which others may wait.
-    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> bool {
-        let Some(lease) = self.lease.as_mut() else { return false };
+    /// As [`Holding::apply`].
+    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
+        let lease = self.lease.as_mut()?;
         let before = lease.places;
         if terms.void {
             (lease.places, lease.ledger, lease.until, lease.said) = (0, 0, None, None);
@@ -480,6 +548,6 @@ impl Places {
         }
         let taken = lease.places < before;
         self.fill(now);
-        taken
+        taken.then_some(GAVE_BACK)
     }
 }

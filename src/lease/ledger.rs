@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::amounts::{Amounts, Heard};
+use super::parts::{Count, Parts};
 use super::places::{Exchange, Places};
 use super::{Claim, Claims, GONE, Grant, Grants, Key, Kind, RouterId, Scope};
 
@@ -46,7 +47,7 @@ pub struct Ledger {
 
 #[derive(Debug)]
 enum Pool {
-    Amounts(Amounts),
+    Amounts(Box<Amounts>),
     Places(Places),
 }
 
@@ -89,6 +90,7 @@ impl Ledger {
         for Limit { namespace, policy, key, limit, most } in limits {
             let (limit, most) = (limit.max(1), most.max(1));
             let few = u32::try_from(limit).unwrap_or(u32::MAX);
+            let parts = Parts::of(limit, most, Count::of(key.scope, key.kind));
             let place = (namespace, policy, key);
             let pool = match (before.remove(&place), place.2.kind) {
                 (Some(Pool::Places(mut places)), _) => {
@@ -96,11 +98,11 @@ impl Ledger {
                     Pool::Places(places)
                 }
                 (Some(Pool::Amounts(mut amounts)), _) => {
-                    amounts.resize(limit, most, now);
+                    amounts.resize(parts, now);
                     Pool::Amounts(amounts)
                 }
                 (None, Kind::Concurrency) => Pool::Places(Places::new(few, most, now)),
-                (None, _) => Pool::Amounts(Amounts::new(limit, most, now)),
+                (None, _) => Pool::Amounts(Box::new(Amounts::new(parts, now))),
             };
             self.limits.insert(place, pool);
         }

@@ -13,6 +13,10 @@
 //!   at most: so in any time `t` all routers together take at most `limit + limit * t / 1 min`. What a floor gains while
 //!   it is full, and what a request did not use of its reservation, is *freed*: the operator's bucket takes it, so that a
 //!   router without demand keeps nothing from others.
+//! - *Requests a minute of an account* are counted by the provider in every minute, so no minute may have more of them than
+//!   the limit ([`Count::Minute`]). The operator's bucket then holds two and a half seconds' worth, and gains so much less that both
+//!   together are a minute's part. A floor takes and frees no more than itself in any minute, and while there is a lease
+//!   it frees all that it gains.
 //! - *Places* (requests at a time): all are handed out, those that nobody asks for too. A router counts for what it may
 //!   have taken until it says itself that it holds less.
 //! - A lease is good for [`VALID`] from the router's own time of the report that it answers. The operator takes back what
@@ -29,6 +33,8 @@ pub mod budget;
 pub mod holding;
 pub mod ledger;
 pub mod lessee;
+mod minute;
+mod parts;
 mod places;
 #[cfg(test)]
 mod rules;
@@ -38,6 +44,8 @@ mod tests;
 
 use std::time::Duration;
 
+pub use parts::Count;
+
 use serde::{Deserialize, Serialize};
 
 /// How long a grant is good, from the router's time of the report that it answers.
@@ -46,6 +54,10 @@ pub const VALID: Duration = Duration::from_secs(5);
 pub const GONE: Duration = Duration::from_millis(5_100);
 /// How often a router reports.
 pub const PERIOD: Duration = Duration::from_secs(1);
+/// How soon it reports again if it gave something back: others may wait for it.
+pub const GAVE_BACK: Duration = Duration::from_millis(100);
+/// How soon it reports again while it lacks what comes in small amounts.
+pub const LACKED: Duration = Duration::from_millis(250);
 
 /// Whose limit it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -131,9 +143,10 @@ pub struct Claim {
     /// Amount of the lease that is given back untaken.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub returned: u64,
-    /// Amount that nobody had before: what a full floor gained, and what requests did not use of their reservations.
+    /// Thousandths that nobody had before: what a floor gained that has to hold no more, and what requests did not use of
+    /// their reservations.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub freed: u64,
+    pub freed_milli: u64,
     /// Amount that it would hold if it could, or places that it would fill.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wanted: u64,
@@ -155,7 +168,18 @@ impl Claim {
     /// Nothing taken, nothing wanted.
     #[must_use]
     pub const fn new(key: Key, ledger: u64) -> Self {
-        Self { key, ledger, spent: 0, returned: 0, freed: 0, wanted: 0, unit: 0, in_flight: 0, places: 0, floor: false }
+        Self {
+            key,
+            ledger,
+            spent: 0,
+            returned: 0,
+            freed_milli: 0,
+            wanted: 0,
+            unit: 0,
+            in_flight: 0,
+            places: 0,
+            floor: false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::holding::Holding;
+use super::holding::{Holding, Taken};
 use super::ledger::{Ledger, Limit};
 use super::lessee::Lessee;
 use super::*;
@@ -127,7 +127,7 @@ fn a_session_begins_only_with_what_is_in_force() {
 fn a_floor_begins_empty_and_a_lease_ends() {
     let t0 = Instant::now();
     // A floor of 25 a minute.
-    let mut held = Holding::leased(200, 2, t0);
+    let mut held = Holding::leased(200, 2, Count::Bucket, t0);
     assert_eq!((held.left(), held.wait(1), held.wait(176)), (0, Some(ms(2_400)), None));
     let mut lessee = Lessee::new(t0);
     let claim = held.claim(&key(Kind::Tokens), (lessee.next(), 0), (0, 0), t0);
@@ -147,4 +147,42 @@ fn a_floor_begins_empty_and_a_lease_ends() {
     assert_eq!(held.left(), 30 + 6 + 2);
     held.fill(t0 + VALID);
     assert_eq!(held.left(), 6 + 2);
+}
+
+#[test]
+fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
+    let t0 = Instant::now();
+    let key = Key { scope: Scope::Account, name: "provider".into(), kind: Kind::Requests };
+    // A floor of 30 a minute, which the process before may have taken just now.
+    let mut held = Holding::leased(240, 2, Count::of(key.scope, key.kind), t0);
+    held.fill(t0 + ms(61_999));
+    assert_eq!(held.left(), 0);
+    held.fill(t0 + ms(62_000));
+    assert_eq!((held.left(), held.most()), (30, 30 + 8));
+    assert_eq!(held.take(20), Taken { lease: 0, floor: 20 });
+    held.fill(t0 + ms(122_000));
+    assert_eq!(held.left(), 10, "it has filled again, but a minute has 30");
+    held.fill(t0 + ms(124_000));
+    assert_eq!(held.left(), 30);
+    // With a lease it frees what it gains, and gives up what it had.
+    let mut lessee = Lessee::new(t0);
+    let mut report = |held: &mut Holding, at| {
+        let claim = held.claim(&key, (lessee.next(), 0), (0, 0), at);
+        let freed = claim.as_ref().map_or(0, |claim| claim.freed_milli);
+        let report = lessee.report(claim.into_iter().collect(), at);
+        let grant = Grant { key: key.clone(), ledger: 3, granted: 2, keep: None, places: 0, free: 0 };
+        let grants = Grants { session: 1, number: report.sequence, sequence: report.sequence, grants: vec![grant] };
+        let terms = lessee.read(&grants).expect("an answer");
+        held.apply(grants.grants.first(), &terms, at);
+        freed
+    };
+    assert_eq!(report(&mut held, t0 + ms(124_000)), 0, "there is no lease yet");
+    assert_eq!(report(&mut held, t0 + ms(124_000)), 2_500, "of five seconds");
+    assert_eq!(report(&mut held, t0 + ms(126_000)), 2_500 + 1_000);
+    assert_eq!((held.left(), held.take(2)), (2, Taken { lease: 2, floor: 0 }));
+    // When the lease has ended it fills again, up to what it did not free within the minute.
+    held.fill(t0 + ms(185_500));
+    assert_eq!(held.left(), 26);
+    held.fill(t0 + ms(188_000));
+    assert_eq!(held.left(), 30);
 }

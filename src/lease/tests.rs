@@ -4,6 +4,7 @@
 //! come late, are cut off, stop and start anew, leaders change. What was admitted is checked against a bucket, as a
 //! provider would keep it, and against the number of places.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
@@ -65,6 +66,7 @@ struct Router {
     clock: Clock,
     lessee: Lessee,
     amounts: Holding,
+    requests: Holding,
     places: Places,
     in_flight: u32,
     answered: u64,
@@ -95,6 +97,8 @@ struct World {
     begin: Instant,
     now: u64,
     limit: u64,
+    /// Requests a minute.
+    requests_limit: u64,
     places: u32,
     most: u32,
     /// Longest time of a request, in microseconds.
@@ -110,6 +114,8 @@ struct World {
     messages: Vec<(u64, Message)>,
     requests: Vec<Request>,
     provider: Bucket,
+    /// When it was asked, in the last minute.
+    minute: VecDeque<u64>,
     incarnations: u64,
     calm: bool,
 }
@@ -128,6 +134,7 @@ impl World {
             begin,
             now: 0,
             limit,
+            requests_limit: if dice.chance(70) { 1 + dice.roll(300) } else { 1 + dice.roll(30_000) },
             places: if dice.chance(50) { 1 + u32::try_from(dice.roll(40)).unwrap() } else { 100_000 },
             most: 1 + u32::try_from(dice.roll(6)).unwrap(),
             longest: (3 + dice.roll(7)) * 1_000 * MS,
@@ -141,6 +148,7 @@ impl World {
             messages: Vec::new(),
             requests: Vec::new(),
             provider: Bucket::new(limit, begin),
+            minute: VecDeque::new(),
             incarnations: 0,
             calm: false,
             dice,
@@ -164,7 +172,8 @@ impl World {
             id,
             clock,
             lessee: Lessee::new(now),
-            amounts: Holding::leased(self.limit, self.most, now),
+            amounts: Holding::leased(self.limit, self.most, Count::Bucket, now),
+            requests: Holding::leased(self.requests_limit, self.most, Count::Minute, now),
             places: Places::leased(self.places, self.most, now, Duration::from_micros(self.longest)),
             in_flight: 0,
             answered: 0,
@@ -202,7 +211,11 @@ impl World {
             let limit =
                 |kind, limit| Limit { namespace: "ai".into(), policy: None, key: key(kind), limit, most: self.most };
             leader.set_limits(
-                [limit(Kind::Tokens, self.limit), limit(Kind::Concurrency, self.places.into())],
+                [
+                    limit(Kind::Tokens, self.limit),
+                    limit(Kind::Requests, self.requests_limit),
+                    limit(Kind::Concurrency, self.places.into()),
+                ],
                 Duration::from_micros(self.longest),
                 since,
             );
@@ -245,8 +258,9 @@ impl World {
         let report = router.lessee.next();
         let amounts = router.amounts.claim(&key(Kind::Tokens), (report, router.answered), (0, 0), now);
         let numbers = (report, router.answered);
+        let requests = router.requests.claim(&key(Kind::Requests), numbers, (0, 0), now);
         let places = router.places.claim(&key(Kind::Concurrency), numbers, (in_flight, 0, 0), now);
-        let report = router.lessee.report(amounts.into_iter().chain(places).collect(), now);
+        let report = router.lessee.report(amounts.into_iter().chain(requests).chain(places).collect(), now);
         if !router.cut[0] {
             let message = Message::Report(router.id.clone(), report);
             self.send(message);
@@ -285,9 +299,14 @@ impl World {
                 let Some(terms) = router.lessee.read(&grants) else { return };
                 router.answered = terms.answers;
                 let of = |kind| terms.grants.iter().find(|grant| grant.key.kind == kind);
-                let back = router.amounts.apply(of(Kind::Tokens), &terms, now);
-                if router.places.apply(of(Kind::Concurrency), &terms, now) || back {
-                    router.next_report = self.now;
+                let soon = [
+                    router.amounts.apply(of(Kind::Tokens), &terms, now),
+                    router.requests.apply(of(Kind::Requests), &terms, now),
+                    router.places.apply(of(Kind::Concurrency), &terms, now),
+                ];
+                if let Some(soon) = soon.into_iter().flatten().min() {
+                    let soon = u64::try_from(soon.as_micros()).unwrap();
+                    router.next_report = router.next_report.min(self.now + soon);
                 }
             }
         }
@@ -298,17 +317,30 @@ impl World {
         let router = &mut self.routers[place];
         let now = router.clock.at(self.now);
         router.amounts.fill(now);
+        router.requests.fill(now);
         router.places.fill(now);
         router.amounts.ask(amount);
-        let (room, free) =
-            (router.amounts.wait(amount) == Some(Duration::ZERO), router.in_flight < router.places.most());
+        router.requests.ask(1);
+        let (room, may) =
+            (router.amounts.wait(amount) == Some(Duration::ZERO), router.requests.wait(1) == Some(Duration::ZERO));
+        let free = router.in_flight < router.places.most();
         if !room {
             router.amounts.lack(amount);
+        }
+        if !may {
+            router.requests.lack(1);
         }
         if !free {
             router.places.lack();
         }
-        if !room || !free {
+        if !room || !may || !free {
+            router.places.filled(router.in_flight + 1);
+            return false;
+        }
+        router.requests.take(1);
+        if self.dice.chance(3) {
+            // Nobody could be asked.
+            router.requests.put(1);
             return false;
         }
         router.amounts.take(amount);
@@ -321,6 +353,11 @@ impl World {
         self.provider.fill(self.begin + Duration::from_micros(self.now * 1_005 / 1_000));
         assert_eq!(self.provider.wait(amount), Some(Duration::ZERO), "more than the limit of {}", self.limit);
         self.provider.take(amount);
+        let begin = self.now.saturating_sub(60_000 * MS);
+        while self.minute.pop_front_if(|at| *at < begin).is_some() {}
+        self.minute.push_back(self.now);
+        let (asked, most) = (self.minute.len() as u64, self.requests_limit);
+        assert!(asked <= most, "{asked} requests in a minute, the limit is {most}");
         let in_flight = self.requests.iter().filter(|request| !request.unknown).count();
         assert!(in_flight <= self.places as usize, "{in_flight} in flight, the limit is {}", self.places);
         true
@@ -372,6 +409,7 @@ impl World {
                 router.draining = true;
                 router.lessee.drain();
                 router.amounts.drain();
+                router.requests.drain();
                 router.places.drain();
                 router.next_report = self.now;
                 self.start();
@@ -385,7 +423,7 @@ impl World {
         }
     }
 
-    /// All is well again. After a while whoever asks is served at least every three seconds.
+    /// All is well again. After a while whoever asks is served at least every four seconds.
     fn calm(&mut self) {
         self.calm = true;
         self.routers.retain(|router| !router.draining);
@@ -395,7 +433,8 @@ impl World {
         let routers = self.routers.len() as u64;
         let asking = 1 + self.dice.roll(routers);
         // Each one's part of three seconds.
-        if routers == 0 || self.limit / 20 / asking < 2 || u64::from(self.places) < u64::from(self.most) {
+        let few = self.limit.min(self.requests_limit) / 20 / asking < 2;
+        if routers == 0 || few || u64::from(self.places) < u64::from(self.most) {
             return;
         }
         let begin = self.now;
@@ -408,7 +447,7 @@ impl World {
                     }
                 }
                 let idle = self.now - self.routers[place].served.max(begin);
-                assert!(idle <= 3_000 * MS, "a router that asks was not served for {idle} us");
+                assert!(idle <= 4_000 * MS, "a router that asks was not served for {idle} us");
             }
         }
     }

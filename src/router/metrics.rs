@@ -15,6 +15,7 @@ use super::hedge::HedgeMetrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
 use super::trace::{Ending, StepTrace, Trace};
+use crate::lease::holding::Taken;
 
 /// Labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +100,33 @@ pub struct AdmissionMetrics {
     refused: Vec<(Kind, Counter)>,
 }
 
+/// Labels of what was taken of a limit that is lent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeaseLabels {
+    /// `client`, `workload` or `account`.
+    pub scope: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The field of the API.
+    pub limit: &'static str,
+    /// `lease` or `floor`.
+    pub source: &'static str,
+}
+
+/// What is taken of a limit that is lent, by where it came from.
+pub struct LeaseMetrics {
+    lease: Counter,
+    floor: Counter,
+}
+
+impl LeaseMetrics {
+    /// Counts what was taken.
+    pub fn taken(&self, taken: Taken) {
+        self.lease.inc_by(taken.lease);
+        self.floor.inc_by(taken.floor);
+    }
+}
+
 impl AdmissionMetrics {
     /// Counts a request that was admitted.
     pub fn admitted(&self) {
@@ -157,6 +185,7 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
     admissions: Family<AdmissionLabels, Counter>,
+    leases: Family<LeaseLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     hedges: Family<HedgeLabels, Counter>,
     waiting: Family<AccountLabels, Gauge>,
@@ -184,6 +213,7 @@ impl Metrics {
             tokens: Family::default(),
             cost: Family::default(),
             admissions: Family::default(),
+            leases: Family::default(),
             retries: Family::default(),
             hedges: Family::default(),
             waiting: Family::default(),
@@ -199,6 +229,8 @@ impl Metrics {
         registry.register("tokens", "Tokens as the tiers counted them", metrics.tokens.clone());
         registry.register("cost", "Cost of all legs, in the policy's currency", metrics.cost.clone());
         registry.register("admissions", "Decisions of limits and quotas", metrics.admissions.clone());
+        let help = "What was taken of limits that are lent, as reserved, from the lease or the router's floor";
+        registry.register("lease_taken", help, metrics.leases.clone());
         registry.register("retries", "Second attempts at a tier, by result", metrics.retries.clone());
         registry.register("hedges", "Steps started beside a slow one, by result", metrics.hedges.clone());
         registry.register("quota_waiting", "Requests that wait for an account", metrics.waiting.clone());
@@ -267,6 +299,16 @@ impl Metrics {
             |result| self.admissions.get_or_create_owned(&AdmissionLabels { scope, name: name.to_owned(), result });
         let refused = kinds.into_iter().map(|kind| (kind, counter(kind.field()))).collect();
         AdmissionMetrics { admitted: counter("admitted"), refused }
+    }
+
+    /// Counters of what is taken of a limit that is lent.
+    #[must_use]
+    pub fn lease(&self, scope: &'static str, name: &str, kind: Kind) -> LeaseMetrics {
+        let counter = |source| {
+            let (name, limit) = (name.to_owned(), kind.field());
+            self.leases.get_or_create_owned(&LeaseLabels { scope, name, limit, source })
+        };
+        LeaseMetrics { lease: counter("lease"), floor: counter("floor") }
     }
 
     /// Counters of an account.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
@@ -175,14 +175,13 @@ impl Snapshot {
         claims
     }
 
-    /// Puts what the leader answers in force. True if other routers may wait for what that gave back.
-    pub fn apply(&self, terms: &Terms<'_>, now: Instant) -> bool {
+    /// Puts what the leader answers in force. Returns in what time to report again, if that is to be soon.
+    pub fn apply(&self, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
         let grants: HashMap<&Key, &Grant> = terms.grants.iter().map(|grant| (&grant.key, grant)).collect();
         let grant = |key: &Key| grants.get(key).copied();
-        let mut back = false;
-        self.limiters().for_each(|limiter| back |= limiter.apply(grant, terms, now));
-        self.accounts().for_each(|account| back |= account.apply(grant, terms, now));
-        back
+        let limiters = self.limiters().filter_map(|limiter| limiter.apply(grant, terms, now)).min();
+        let accounts = self.accounts().filter_map(|account| account.apply(grant, terms, now)).min();
+        limiters.into_iter().chain(accounts).min()
     }
 
     /// The router is about to stop: it lives on what it was lent.

@@ -16,12 +16,13 @@ use super::queue::{Queue, Ticket, patience};
 use super::reserve::{Held, Reserve, kept, kept_places, leaves_places};
 use super::share::Share;
 use crate::api::types::Risk;
+use crate::lease::bucket::whole;
 use crate::lease::holding::{Holding, Places};
 use crate::lease::lessee::Terms;
-use crate::lease::{self, Claim, Grant, Key, Scope};
+use crate::lease::{self, Claim, Count, Grant, Key, Scope};
 use crate::router::answer::Usage;
 use crate::router::body::Peek;
-use crate::router::metrics::{AccountMetrics, Metrics};
+use crate::router::metrics::{AccountMetrics, LeaseMetrics, Metrics};
 use crate::routing::table::Quota;
 
 /// What is counted a minute, in the order in which it is kept.
@@ -41,6 +42,8 @@ pub struct Account {
     /// Shared with the account of the table before, where an operator lends what it holds.
     state: Arc<Mutex<State>>,
     metrics: AccountMetrics,
+    /// Of what is lent.
+    taken: [Option<LeaseMetrics>; 4],
 }
 
 #[derive(Default)]
@@ -124,16 +127,29 @@ impl Account {
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
         {
             let mut state = lock(&state);
-            for (held, limit) in state.amounts.iter_mut().zip(limits) {
-                share.amount(limit, held, now);
+            let counts = LENT.map(|kind| Count::of(Scope::Account, kind));
+            for ((held, limit), count) in state.amounts.iter_mut().zip(limits).zip(counts) {
+                share.amount(limit, count, held, now);
             }
             share.places(quota.max_concurrent, &mut state.places, now);
-            let fair = limits.map(|limit| limit.map(|limit| share.fair(limit)));
-            state.held = reserves.iter().map(|reserve| Held::new(reserve, fair, now)).collect();
+            let held = |reserve: &Reserve| {
+                let mut counts = counts.into_iter();
+                let kept = |limit: Option<u64>| {
+                    let count = counts.next();
+                    Some(share.reserve(limit?, count?, reserve.nanos, now))
+                };
+                Held::new(reserve, limits.map(kept))
+            };
+            state.held = reserves.iter().map(held).collect();
         }
+        let mut kinds = KINDS.into_iter();
+        let taken = limits.map(|limit| {
+            let kind = kinds.next().filter(|_| limit.is_some() && share.is_lent())?;
+            Some(metrics.lease("account", name, kind))
+        });
         let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
         let metrics = metrics.account(name, kinds);
-        Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, metrics })
+        Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, metrics, taken })
     }
 
     /// Its name.
@@ -172,7 +188,8 @@ impl Account {
         let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
             let Some(holding) = holding else { continue };
-            claims.extend(holding.claim(&self.key(kind), numbers, (waiting.into(), kept(held, at)), now));
+            let kept = kept_of(holding, held, at);
+            claims.extend(holding.claim(&self.key(kind), numbers, (waiting.into(), kept), now));
         }
         if let Some(places) = places {
             places.fill(now);
@@ -181,21 +198,25 @@ impl Account {
         }
     }
 
-    /// Puts what the leader answers in force, which may let in who waits here. True if others may wait for what that gave
-    /// back.
-    pub fn apply<'g>(&self, grant: impl Fn(&Key) -> Option<&'g Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+    /// Puts what the leader answers in force, which may let in who waits here. Returns in what time to report again, if that
+    /// is to be soon.
+    pub fn apply<'g>(
+        &self,
+        grant: impl Fn(&Key) -> Option<&'g Grant>,
+        terms: &Terms<'_>,
+        now: Instant,
+    ) -> Option<Duration> {
         if !self.share.is_lent() {
-            return false;
+            return None;
         }
-        let mut back = false;
         let mut state = self.state();
-        for (holding, kind) in state.amounts.iter_mut().zip(LENT) {
-            holding.iter_mut().for_each(|held| back |= held.apply(grant(&self.key(kind)), terms, now));
-        }
+        let held = state.amounts.iter_mut().zip(LENT);
+        let apply = |(held, kind): (&mut Option<Holding>, _)| held.as_mut()?.apply(grant(&self.key(kind)), terms, now);
+        let amounts = held.filter_map(apply).min();
         let key = self.key(lease::Kind::Concurrency);
-        state.places.iter_mut().for_each(|held| back |= held.apply(grant(&key), terms, now));
+        let places = state.places.as_mut().and_then(|held| held.apply(grant(&key), terms, now));
         state.queue.ring();
-        back
+        amounts.into_iter().chain(places).min()
     }
 
     /// The router is about to stop: it lives on what it was lent.
@@ -244,7 +265,7 @@ impl Account {
         for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
             let Some(holding) = holding else { continue };
             holding.fill(now);
-            let wait = holding.wait_beside(amount, kept(held, at));
+            let wait = holding.wait_beside(amount, kept_of(holding, held, at));
             if wait == Some(Duration::ZERO) {
                 continue;
             }
@@ -254,6 +275,9 @@ impl Account {
                 found = Some(Lack { kind, wait });
             }
         }
+        if found.is_some() {
+            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
+        }
         found
     }
 
@@ -262,8 +286,9 @@ impl Account {
         if let Some(held) = reserve.and_then(|reserve| state.held.get_mut(reserve)) {
             held.take(amounts);
         }
-        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.take(amount));
+        for ((held, amount), metrics) in state.amounts.iter_mut().zip(amounts).zip(&self.taken) {
+            let Some(taken) = held.as_mut().map(|held| held.take(amount)) else { continue };
+            metrics.iter().for_each(|metrics| metrics.taken(taken));
         }
         let in_flight = state.in_flight;
         state.places.iter_mut().for_each(|held| held.filled(in_flight));
@@ -408,6 +433,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.close(None);
     }
+}
+
+/// What reserves keep of a holding. Of a few seconds' worth they keep whole ones: a part of one would keep the next one too.
+fn kept_of(holding: &Holding, held: &[Held], kind: usize) -> i128 {
+    let kept = kept(held, kind);
+    if holding.counts_minutes() { whole(kept) } else { kept }
 }
 
 const fn limits(quota: &Quota) -> [Option<u64>; 4] {

@@ -1,5 +1,6 @@
 //! Six routers and one account: what they take together, in virtual time, with the operator's ledger and without.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,9 @@ use super::limiter::Demand;
 use super::share::Share;
 use super::tests::metrics;
 use crate::api::types::Risk;
-use crate::lease::bucket::Bucket;
 use crate::lease::ledger::Ledger;
 use crate::lease::lessee::Lessee;
-use crate::lease::{Grants, RouterId};
+use crate::lease::{Grants, Key, PERIOD, RouterId};
 use crate::routing::lent::limits;
 use crate::routing::table::Quota;
 
@@ -23,13 +23,16 @@ struct Router {
     account: Arc<Account>,
     lessee: Lessee,
     answered: u64,
+    next: Instant,
 }
 
 impl Router {
     fn apply(&mut self, grants: &Grants, now: Instant) {
         let Some(terms) = self.lessee.read(grants) else { return };
         self.answered = terms.answers;
-        self.account.apply(|key| terms.grants.iter().find(|grant| grant.key == *key), &terms, now);
+        let grant = |key: &Key| terms.grants.iter().find(|grant| grant.key == *key);
+        let soon = self.account.apply(grant, &terms, now);
+        self.next = now + soon.unwrap_or(PERIOD);
     }
 }
 
@@ -46,7 +49,7 @@ async fn admitted(
     provider: &mut Provider,
 ) -> u32 {
     let mut count = 0;
-    for tick in 0..seconds * 10 {
+    for _ in 0..seconds * 10 {
         tokio::time::advance(Duration::from_millis(100)).await;
         provider.open.retain_mut(|(until, permit)| {
             let open = now() < *until;
@@ -56,9 +59,7 @@ async fn admitted(
             open
         });
         for (place, router) in routers.iter_mut().enumerate() {
-            if let Some(ledger) = ledger
-                && tick % 10 == place as u64
-            {
+            if let Some(ledger) = ledger.as_mut().filter(|_| router.next <= now()) {
                 let mut claims = Vec::new();
                 router.account.claim((router.lessee.next(), router.answered), now(), &mut claims);
                 let report = router.lessee.report(claims, now());
@@ -81,16 +82,18 @@ async fn admitted(
 
 /// The provider, which counts what comes over the quota.
 struct Provider {
-    requests: Bucket,
+    /// When it was asked, in the last minute.
+    minute: VecDeque<Instant>,
+    requests: usize,
     places: usize,
     open: Vec<(Instant, Option<Permit>)>,
 }
 
 impl Provider {
     fn take(&mut self, permit: Permit) {
-        self.requests.fill(now());
-        assert_eq!(self.requests.wait(1), Some(Duration::ZERO), "over the quota of requests");
-        self.requests.take(1);
+        while self.minute.pop_front_if(|at| now() - *at >= Duration::from_secs(60)).is_some() {}
+        self.minute.push_back(now());
+        assert!(self.minute.len() <= self.requests, "over the quota of requests");
         self.open.push((now() + Duration::from_secs(2), Some(permit)));
         assert!(self.open.len() <= self.places, "over the quota of places");
     }
@@ -106,6 +109,7 @@ async fn routers_use_nearly_all_of_an_account_and_never_more() {
             account: Account::new("provider", quota, share, Vec::new(), None, &metrics()),
             lessee: Lessee::new(now()),
             answered: 0,
+            next: now() + Duration::from_millis(u64::from(number) * 100),
         })
         .collect();
     let table = serde_json::json!({
@@ -123,7 +127,7 @@ async fn routers_use_nearly_all_of_an_account_and_never_more() {
     assert_eq!(lent.len(), 2);
     let mut ledger = Some(Ledger::new(now(), 1));
     ledger.iter_mut().for_each(|ledger| ledger.set_limits(lent.clone(), LONGEST, now()));
-    let mut provider = Provider { requests: Bucket::new(120, now()), places: 8, open: Vec::new() };
+    let mut provider = Provider { minute: VecDeque::new(), requests: 120, places: 8, open: Vec::new() };
     let skewed = [3, 1, 0, 0, 0, 1];
     admitted(&mut routers, &mut ledger, 60, skewed, &mut provider).await;
     let used = admitted(&mut routers, &mut ledger, 300, skewed, &mut provider).await;

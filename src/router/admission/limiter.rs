@@ -10,8 +10,8 @@ use super::share::Share;
 use super::standing::{Level, Standing};
 use crate::lease::holding::{Holding, Places};
 use crate::lease::lessee::Terms;
-use crate::lease::{self, Claim, Grant, Key};
-use crate::router::metrics::{AdmissionMetrics, Metrics};
+use crate::lease::{self, Claim, Count, Grant, Key};
+use crate::router::metrics::{AdmissionMetrics, LeaseMetrics, Metrics};
 use crate::routing::table::Limits;
 
 /// Pause that a client is told when only the end of another request makes room: nobody knows when that is.
@@ -127,6 +127,8 @@ pub struct Limiter {
     /// Shared with the limiter of the table before, where an operator lends what it holds.
     state: Arc<Mutex<State>>,
     metrics: AdmissionMetrics,
+    /// Of what is lent: requests and tokens.
+    taken: [Option<LeaseMetrics>; 2],
 }
 
 #[derive(Default)]
@@ -162,13 +164,17 @@ impl Limiter {
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
         {
             let (mut state, now) = (lock(&state), Instant::now());
-            share.amount(limits.requests_per_minute, &mut state.requests, now);
-            share.amount(limits.tokens_per_minute, &mut state.tokens, now);
+            share.amount(limits.requests_per_minute, Count::Bucket, &mut state.requests, now);
+            share.amount(limits.tokens_per_minute, Count::Bucket, &mut state.tokens, now);
             share.places(limits.max_concurrent, &mut state.places, now);
         }
         let kinds = [Kind::Concurrency, Kind::Requests, Kind::Tokens];
+        let lent = |limit: Option<u64>, kind| {
+            limit.filter(|_| share.is_lent()).map(|_| metrics.lease(scope.name(), name, kind))
+        };
+        let taken = [lent(limits.requests_per_minute, Kind::Requests), lent(limits.tokens_per_minute, Kind::Tokens)];
         let metrics = metrics.admission(scope.name(), name, kinds);
-        Arc::new(Self { scope, name: name.to_owned(), limits, share, state, metrics })
+        Arc::new(Self { scope, name: name.to_owned(), limits, share, state, metrics, taken })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -194,20 +200,24 @@ impl Limiter {
         claims.extend(places.as_mut().and_then(|held| held.claim(&key, numbers, (*in_flight, 0, 0), now)));
     }
 
-    /// Puts what the leader answers in force. True if others may wait for what that gave back.
-    pub fn apply<'g>(&self, grant: impl Fn(&Key) -> Option<&'g Grant>, terms: &Terms<'_>, now: Instant) -> bool {
+    /// Puts what the leader answers in force. Returns in what time to report again, if that is to be soon.
+    pub fn apply<'g>(
+        &self,
+        grant: impl Fn(&Key) -> Option<&'g Grant>,
+        terms: &Terms<'_>,
+        now: Instant,
+    ) -> Option<Duration> {
         if !self.share.is_lent() {
-            return false;
+            return None;
         }
-        let mut back = false;
         let mut state = self.state();
         let State { requests, tokens, places, .. } = &mut *state;
-        for (holding, kind) in [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)] {
-            holding.iter_mut().for_each(|held| back |= held.apply(grant(&self.key(kind)), terms, now));
-        }
+        let held = [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)].into_iter();
+        let apply = |(held, kind): (&mut Option<Holding>, _)| held.as_mut()?.apply(grant(&self.key(kind)), terms, now);
+        let amounts = held.filter_map(apply).min();
         let key = self.key(lease::Kind::Concurrency);
-        places.iter_mut().for_each(|held| back |= held.apply(grant(&key), terms, now));
-        back
+        let places = places.as_mut().and_then(|held| held.apply(grant(&key), terms, now));
+        amounts.into_iter().chain(places).min()
     }
 
     /// The router is about to stop: it lives on what it was lent.
@@ -237,13 +247,20 @@ impl Limiter {
         match refused.as_ref().map(|refusal| refusal.kind) {
             None => {
                 *in_flight += 1;
-                requests.iter_mut().for_each(|held| held.take(1));
-                tokens.iter_mut().for_each(|held| held.take(amount));
+                for ((held, amount), metrics) in
+                    [(&mut *requests, 1), (&mut *tokens, amount)].into_iter().zip(&self.taken)
+                {
+                    let Some(taken) = held.as_mut().map(|held| held.take(amount)) else { continue };
+                    metrics.iter().for_each(|metrics| metrics.taken(taken));
+                }
                 places.iter_mut().for_each(|held| held.filled(*in_flight));
             }
             Some(Kind::Concurrency) => places.iter_mut().for_each(Places::lack),
             Some(Kind::Requests) => requests.iter_mut().for_each(|held| held.lack(1)),
             Some(_) => tokens.iter_mut().for_each(|held| held.lack(amount)),
+        }
+        if refused.is_some() {
+            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
         }
         let standing = self.standing(requests.as_ref(), tokens.as_ref());
         drop(state);

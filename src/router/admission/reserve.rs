@@ -30,9 +30,10 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(reserve: &Reserve, limits: [Option<u64>; 4], now: Instant) -> Self {
-        let bucket = |limit| Bucket::part(limit, reserve.nanos, now);
-        Self { nanos: reserve.nanos.min(ONE), buckets: limits.map(|limit| limit.map(bucket)), in_flight: 0 }
+    /// All of a reserve, with what it keeps of each kind.
+    pub(super) const fn new(reserve: &Reserve, buckets: [Option<Bucket>; 4]) -> Self {
+        let nanos = if reserve.nanos < ONE { reserve.nanos } else { ONE };
+        Self { nanos, buckets, in_flight: 0 }
     }
 
     pub(super) fn fill(&mut self, now: Instant) {
@@ -83,7 +84,7 @@ mod tests {
     fn a_part_of_a_place_keeps_a_whole_one() {
         let held = |parts: &[u64]| -> Vec<Held> {
             let reserve = |nanos: &u64| Reserve { workload: String::new(), nanos: *nanos };
-            parts.iter().map(|nanos| Held::new(&reserve(nanos), [None; 4], Instant::now())).collect()
+            parts.iter().map(|nanos| Held::new(&reserve(nanos), [const { None }; 4])).collect()
         };
         let admitted = |parts: &[u64], most| (0..).take_while(|n| leaves_places(&held(parts), most, *n)).count();
         assert_eq!([admitted(&[], 2), admitted(&[300_000_000], 2), admitted(&[500_000_000], 2)], [2, 1, 1]);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lease::Count;
+use crate::lease::bucket::Bucket;
 use crate::lease::holding::{Holding, Places};
 use crate::routing::RoutingTable;
 
@@ -55,12 +57,12 @@ impl Share {
         }
     }
 
-    /// What this router may count on of a limit, to tell how much of it reserves keep.
+    /// What a reserve of a part, in 1e-9, keeps of a limit at this router: of what it may count on.
     #[must_use]
-    pub fn fair(self, limit: u64) -> u64 {
+    pub(super) fn reserve(self, limit: u64, count: Count, nanos: u64, now: Instant) -> Bucket {
         match self {
-            Self::Part(_) => limit,
-            Self::Lease { most, .. } => limit / u64::from(most.max(1)),
+            Self::Part(_) => Bucket::part(limit, nanos, now),
+            Self::Lease { most, .. } => Bucket::of_lent(limit, most, count, nanos, now),
         }
     }
 
@@ -72,7 +74,7 @@ impl Share {
 
     /// The amount a minute that there is of a limit (as [`of`](Self::of) says it), with the state of before where that is
     /// lent too.
-    pub(super) fn amount(self, limit: Option<u64>, before: &mut Option<Holding>, now: Instant) {
+    pub(super) fn amount(self, limit: Option<u64>, count: Count, before: &mut Option<Holding>, now: Instant) {
         *before = match (self, limit, before.take()) {
             (_, None, _) => None,
             (Self::Part(_), Some(limit), _) => Some(Holding::part(limit, now)),
@@ -80,7 +82,7 @@ impl Share {
                 held.resize(limit, most);
                 Some(held)
             }
-            (Self::Lease { most, .. }, Some(limit), _) => Some(Holding::leased(limit, most, now)),
+            (Self::Lease { most, .. }, Some(limit), _) => Some(Holding::leased(limit, most, count, now)),
         };
     }
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::lease::Claims;
 use crate::lease::lessee::Lessee;
+use crate::lease::{Claims, GAVE_BACK};
 use crate::router::Shared;
 use crate::routing::report::Reply;
 
@@ -45,18 +45,18 @@ impl Lending {
         Some(state.lessee.report(claims, now))
     }
 
-    /// Puts an answer in force. True if another report should follow soon.
-    pub(super) fn answered(&self, from: SocketAddr, reply: &Reply, shared: &Shared) -> bool {
+    /// Puts an answer in force. Returns in what time another report should follow, if that is to be soon.
+    pub(super) fn answered(&self, from: SocketAddr, reply: &Reply, shared: &Shared) -> Option<Duration> {
         let mut state = self.state();
         if !reply.leader {
             state.leader.take_if(|leader| *leader == from);
-            return false;
+            return None;
         }
         let new = state.leader.replace(from) != Some(from);
-        let Some(grants) = &reply.leases else { return new };
-        let Some(terms) = state.lessee.read(grants) else { return false };
+        let Some(grants) = &reply.leases else { return new.then_some(GAVE_BACK) };
+        let terms = state.lessee.read(grants)?;
         state.answered = terms.answers;
-        shared.snapshot.load().as_ref().is_some_and(|snapshot| snapshot.apply(&terms, Instant::now()))
+        shared.snapshot.load().as_ref().and_then(|snapshot| snapshot.apply(&terms, Instant::now()))
     }
 
     /// An operator did not answer.

@@ -58,13 +58,11 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
             Ok((kept, reply)) => {
                 connection = Some(kept);
                 reporter.shared.budgets.apply(&reply.budgets, Instant::now());
-                let urgent = reporter.lending.answered(at, &reply, &reporter.shared);
+                let soon = reporter.lending.answered(at, &reply, &reporter.shared);
                 if reply.next_ms > 0 {
                     every = Duration::from_millis(reply.next_ms).clamp(BETWEEN.0, BETWEEN.1);
                 }
-                if urgent {
-                    every = BETWEEN.0;
-                }
+                every = soon.map_or(every, |soon| soon.min(every));
                 if fine.replace(true) != Some(true) {
                     tracing::info!(operator = %at, leader = reply.leader, "reporting to an operator");
                 }
