@@ -58,6 +58,8 @@ struct Holder {
     returned: u64,
     freed_milli: u64,
     wanted: u64,
+    /// The part of that which comes first.
+    urgent: u64,
     unit: u64,
     /// Since when it lacks something.
     hungry: Option<Instant>,
@@ -76,6 +78,11 @@ impl Holder {
 
     const fn lacks(&self) -> u64 {
         self.wanted.saturating_sub(self.balance())
+    }
+
+    /// The part of what it lacks that comes first.
+    fn lacks_first(&self) -> u64 {
+        self.urgent.saturating_sub(self.balance()).min(self.lacks())
     }
 
     fn needs(&self) -> u64 {
@@ -144,6 +151,7 @@ impl Amounts {
             holder.lost.extend((lost.0 > 0).then_some(lost));
         }
         (holder.wanted, holder.unit) = (claim.wanted.min(self.parts.bucket), claim.unit.min(self.parts.bucket));
+        holder.urgent = claim.urgent.min(holder.wanted);
         self.lent = self.lent - before + holder.lent();
         let most = i128::from(self.parts.bucket) * ONE;
         self.level = (self.level + gained * ONE).clamp(-most, self.full().max(-most));
@@ -158,20 +166,25 @@ impl Amounts {
     pub(super) fn give(&mut self, router: u32, now: Instant, quiet: bool) -> Option<Given> {
         self.fill(now);
         let there_is = u64::try_from(self.level.max(0) / ONE).unwrap_or_default();
-        let lacks = self.holders.values().map(Holder::lacks);
-        let (asked, routers) = (lacks.clone().sum::<u64>(), u64::try_from(self.holders.len()).unwrap_or(1).max(1));
-        let level = share::level(there_is, lacks);
+        let asked = self.holders.values().map(Holder::lacks).sum::<u64>();
+        let routers = u64::try_from(self.holders.len()).unwrap_or(1).max(1);
         let hungry = |holder: &Holder| holder.hungry.filter(|_| holder.lacks() > 0);
         let me = self.holders.get(&router)?;
-        let mut granted = me.lacks().min(level);
+        // What is urgent is shared first, and what is left of that then.
+        let first = share::level(there_is, self.holders.values().map(Holder::lacks_first));
+        let has_first = |holder: &Holder| holder.lacks_first().min(first);
+        let left = there_is - self.holders.values().map(has_first).sum::<u64>();
+        let more = |holder: &Holder| holder.lacks() - has_first(holder);
+        let level = share::level(left, self.holders.values().map(more));
+        let mut granted = has_first(me) + more(me).min(level);
         if granted == 0 && me.lacks() > 0 {
-            // Too little for one each: who has waited longest comes first.
-            let place = (hungry(me).unwrap_or(now), router);
-            let before = self
-                .holders
-                .iter()
-                .filter(|(other, holder)| holder.lacks() > 0 && (hungry(holder).unwrap_or(now), **other) < place);
-            granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < there_is));
+            // Too little for one each: what is urgent comes first, then who has waited longest.
+            let place = |id: u32, holder: &Holder| {
+                (holder.lacks_first() == has_first(holder), hungry(holder).unwrap_or(now), id)
+            };
+            let mine = place(router, me);
+            let before = self.holders.iter().filter(|(id, holder)| more(holder) > 0 && place(**id, holder) < mine);
+            granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < left));
         }
         // What nobody asks for lies with all, so that a first request finds something: half of it.
         let stock = (self.parts.bucket / 2 / routers).max(1).saturating_sub(me.balance() + granted);

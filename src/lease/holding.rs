@@ -3,13 +3,17 @@
 //! Where no operator lends anything it is a part of the limit, and no more than a bucket or a number. Else it is a floor
 //! and a lease. The lease is taken first: a floor fills by itself, and has to do when no leader answers.
 
+mod places;
+
 use std::time::{Duration, Instant};
+
+pub use places::Places;
 
 use super::bucket::{Bucket, MILLI, ONE, levels};
 use super::lessee::Terms;
 use super::minute::Minute;
 use super::parts::{Count, Parts};
-use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD, VALID, floor};
+use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD, VALID};
 
 /// Time after which it is worth asking again when no leader answers.
 const AWAY: Duration = Duration::from_secs(5);
@@ -44,12 +48,25 @@ struct Lease {
     rest: i128,
     /// What was asked, in this period and the two before it.
     asked: [u64; 3],
+    /// The part of that for requests of High risk.
+    urgent: [u64; 3],
     period: Instant,
     unit: u64,
     /// The last report said that requests find nothing.
     lacked: bool,
     free: u8,
     said: Option<(u64, Claim)>,
+}
+
+/// What a router's requests wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waiting {
+    /// Requests that wait.
+    pub waiting: u64,
+    /// Those of High risk among them.
+    pub urgent: u64,
+    /// What must be left: a sum of [`Bucket::level`]s.
+    pub kept: i128,
 }
 
 /// Where what was taken came from, if it is lent.
@@ -103,6 +120,7 @@ impl Holding {
             freed_milli: 0,
             rest: 0,
             asked: [0; 3],
+            urgent: [0; 3],
             period: now,
             unit: 0,
             lacked: false,
@@ -123,10 +141,8 @@ impl Holding {
         if let Some(lease) = &mut self.lease {
             let parts = Parts::of(limit, most, lease.parts.count);
             // What a floor has more of is empty too.
-            lease
-                .minute
-                .iter_mut()
-                .for_each(|minute| minute.take(milli(parts.floor.saturating_sub(lease.parts.floor))));
+            let more = parts.floor.saturating_sub(lease.parts.floor);
+            lease.minute.iter_mut().for_each(|minute| minute.take(milli(more)));
             lease.parts = parts;
             self.bucket.resize(parts.floor);
         }
@@ -244,10 +260,11 @@ impl Holding {
         u128::from(self.left()) * 100 + lent >= u128::from(percent) * full
     }
 
-    /// Notes that a request asks for so much, once.
-    pub fn ask(&mut self, amount: u64) {
+    /// Notes that a request asks for so much, once. Urgent is one of High risk.
+    pub fn ask(&mut self, amount: u64, urgent: bool) {
         if let Some(lease) = &mut self.lease {
             lease.asked[0] = lease.asked[0].saturating_add(amount);
+            lease.urgent[0] = lease.urgent[0].saturating_add(if urgent { amount } else { 0 });
         }
     }
 
@@ -309,13 +326,12 @@ impl Holding {
     }
 
     /// What the report with this number says of it; `None` if the report whose answer was the last in force said the same.
-    /// `waiting` requests do so, and `kept` is what must be left.
     #[must_use]
     pub fn claim(
         &mut self,
         key: &Key,
         (report, answered): (u64, u64),
-        (waiting, kept): (u64, i128),
+        Waiting { waiting, urgent, kept }: Waiting,
         now: Instant,
     ) -> Option<Claim> {
         self.fill(now);
@@ -323,18 +339,26 @@ impl Holding {
         if now.saturating_duration_since(lease.period) >= MEASURE {
             lease.period = now;
             lease.asked = [0, lease.asked[0], lease.asked[1]];
+            lease.urgent = [0, lease.urgent[0], lease.urgent[1]];
         }
-        let most = lease.asked.iter().max().copied().unwrap_or_default();
+        let unit = lease.unit.max(1);
+        let two_periods = |asked: &[u64; 3], waiting: u64| {
+            let most = asked.iter().max().copied().unwrap_or_default();
+            most.saturating_mul(2).saturating_add(waiting.saturating_mul(unit))
+        };
+        let urgent = two_periods(&lease.urgent, urgent);
         let kept = u64::try_from(kept / ONE).unwrap_or_default();
-        let wanted = most.saturating_mul(2).saturating_add(waiting.saturating_mul(lease.unit.max(1)));
+        let wanted = two_periods(&lease.asked, waiting);
         let wanted = if wanted > 0 { wanted.saturating_add(kept) } else { 0 };
+        let wanted = if lease.draining { 0 } else { wanted.min(lease.parts.bucket) };
         (lease.told, lease.lacked) = (lease.spent, lease.unit > 0 || waiting > 0);
         let claim = Claim {
             ledger: lease.ledger,
             spent: lease.spent,
             returned: lease.returned,
             freed_milli: lease.freed_milli,
-            wanted: if lease.draining { 0 } else { wanted.min(lease.parts.bucket) },
+            wanted,
+            urgent: urgent.min(wanted),
             unit: std::mem::take(&mut lease.unit),
             ..Claim::new(key.clone(), 0)
         };
@@ -397,157 +421,4 @@ fn say(said: &mut Option<(u64, Claim)>, claim: Claim, report: u64, answered: u64
 #[expect(clippy::cast_precision_loss, reason = "a part, for people")]
 fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
-}
-
-/// Places for requests at a time.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// The part, or the floor.
-    own: u32,
-    lease: Option<Box<PlaceLease>>,
-}
-
-#[derive(Clone, Debug)]
-struct PlaceLease {
-    /// From when on it has its floor.
-    from: Instant,
-    floor: bool,
-    places: u32,
-    ledger: u64,
-    until: Option<Instant>,
-    live: bool,
-    draining: bool,
-    /// Most in flight in this period, and requests that found no place.
-    peak: u32,
-    lacked: u32,
-    /// What was asked for in the two periods before it.
-    asked: [u32; 2],
-    period: Instant,
-    said: Option<(u64, Claim)>,
-}
-
-impl Places {
-    /// A part of a limit, all its own.
-    #[must_use]
-    pub const fn part(places: u32) -> Self {
-        Self { own: places, lease: None }
-    }
-
-    /// The floor of a limit, and no lease yet. A process that this one replaces may have had its floor, or be lent it until
-    /// the operator knows that it stops, and its requests may go on for `longest`: only then is the floor free.
-    #[must_use]
-    pub fn leased(limit: u32, most: u32, now: Instant, longest: Duration) -> Self {
-        let own = u32::try_from(floor(limit.into(), most)).unwrap_or(u32::MAX);
-        let lease = PlaceLease {
-            from: now.checked_add((VALID + longest) * 51 / 50).unwrap_or(now),
-            floor: false,
-            places: 0,
-            ledger: 0,
-            until: None,
-            live: false,
-            draining: false,
-            peak: 0,
-            lacked: 0,
-            asked: [0; 2],
-            period: now,
-            said: None,
-        };
-        Self { own, lease: Some(Box::new(lease)) }
-    }
-
-    /// Whether an operator lends them.
-    #[must_use]
-    pub const fn is_lent(&self) -> bool {
-        self.lease.is_some()
-    }
-
-    /// Another limit, or another number of routers.
-    pub fn resize(&mut self, limit: u32, most: u32) {
-        self.own = u32::try_from(floor(limit.into(), most)).unwrap_or(u32::MAX);
-    }
-
-    /// Brings it up to a time.
-    pub fn fill(&mut self, now: Instant) {
-        if let Some(lease) = &mut self.lease {
-            lease.live = lease.until.is_some_and(|until| now < until);
-            lease.floor = !lease.draining && now >= lease.from;
-        }
-    }
-
-    /// Most requests at a time, as of the last [`fill`](Self::fill).
-    #[must_use]
-    pub fn most(&self) -> u32 {
-        let Some(lease) = &self.lease else { return self.own };
-        let own = if lease.floor { self.own } else { 0 };
-        if lease.live { own.max(lease.places) } else { own }
-    }
-
-    /// Notes how many are in flight with a request that was admitted, or would be if there were enough of all else: who
-    /// has no place when amounts come has to wait for the next report.
-    pub fn filled(&mut self, in_flight: u32) {
-        if let Some(lease) = &mut self.lease {
-            lease.peak = lease.peak.max(in_flight);
-        }
-    }
-
-    /// Notes that a request found no place.
-    pub fn lack(&mut self) {
-        if let Some(lease) = &mut self.lease {
-            lease.lacked = lease.lacked.saturating_add(1);
-        }
-    }
-
-    /// Gives up its floor.
-    pub fn drain(&mut self) {
-        if let Some(lease) = &mut self.lease {
-            (lease.draining, lease.floor) = (true, false);
-        }
-    }
-
-    /// As [`Holding::claim`], with the requests in flight, those that wait, and places that must be left.
-    #[must_use]
-    pub fn claim(
-        &mut self,
-        key: &Key,
-        (report, answered): (u64, u64),
-        (in_flight, waiting, kept): (u32, u32, u32),
-        now: Instant,
-    ) -> Option<Claim> {
-        self.fill(now);
-        let lease = self.lease.as_mut()?;
-        lease.peak = lease.peak.max(in_flight);
-        let asked = lease.peak.saturating_add(lease.lacked);
-        let most = lease.asked.into_iter().fold(asked, u32::max);
-        if now.saturating_duration_since(lease.period) >= MEASURE {
-            lease.asked = [asked, lease.asked[0]];
-            (lease.period, lease.peak, lease.lacked) = (now, in_flight, 0);
-        }
-        let wanted = u64::from(most) + u64::from(waiting);
-        let claim = Claim {
-            wanted: if wanted > 0 { wanted + u64::from(kept) } else { 0 },
-            in_flight,
-            floor: lease.floor,
-            places: if lease.live { lease.places } else { 0 },
-            ..Claim::new(key.clone(), lease.ledger)
-        };
-        say(&mut lease.said, claim, report, answered)
-    }
-
-    /// As [`Holding::apply`].
-    pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
-        let lease = self.lease.as_mut()?;
-        let before = lease.places;
-        if terms.void {
-            (lease.places, lease.ledger, lease.until, lease.said) = (0, 0, None, None);
-        }
-        if let Some(grant) = grant {
-            (lease.places, lease.ledger) = (grant.places, grant.ledger);
-        }
-        if lease.ledger != 0 {
-            lease.until = lease.until.max(Some(terms.until));
-        }
-        let taken = lease.places < before;
-        self.fill(now);
-        taken.then_some(GAVE_BACK)
-    }
 }

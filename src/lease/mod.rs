@@ -150,6 +150,9 @@ pub struct Claim {
     /// Amount that it would hold if it could, or places that it would fill.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wanted: u64,
+    /// The part of that which requests of High risk ask for: it comes before what all others want. Only for amounts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub urgent: u64,
     /// The least amount that is of use: what the smallest request asked that found no room. 0 if none did.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unit: u64,
@@ -175,6 +178,7 @@ impl Claim {
             returned: 0,
             freed_milli: 0,
             wanted: 0,
+            urgent: 0,
             unit: 0,
             in_flight: 0,
             places: 0,

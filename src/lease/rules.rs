@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::holding::{Holding, Taken};
+use super::holding::{Holding, Taken, Waiting};
 use super::ledger::{Ledger, Limit};
 use super::lessee::Lessee;
 use super::*;
@@ -130,7 +130,7 @@ fn a_floor_begins_empty_and_a_lease_ends() {
     let mut held = Holding::leased(200, 2, Count::Bucket, t0);
     assert_eq!((held.left(), held.wait(1), held.wait(176)), (0, Some(ms(2_400)), None));
     let mut lessee = Lessee::new(t0);
-    let claim = held.claim(&key(Kind::Tokens), (lessee.next(), 0), (0, 0), t0);
+    let claim = held.claim(&key(Kind::Tokens), (lessee.next(), 0), Waiting::default(), t0);
     let _ = lessee.report(claim.into_iter().collect(), t0);
     let grant = Grant { key: key(Kind::Tokens), ledger: 3, granted: 40, keep: None, places: 0, free: 0 };
     let grants = Grants { session: 1, number: 1, sequence: 1, grants: vec![grant] };
@@ -140,7 +140,7 @@ fn a_floor_begins_empty_and_a_lease_ends() {
     held.take(15);
     held.put(5);
     assert_eq!(held.left(), 30);
-    let _ = held.claim(&key(Kind::Tokens), (2, 1), (0, 0), t0 + ms(20));
+    let _ = held.claim(&key(Kind::Tokens), (2, 1), Waiting::default(), t0 + ms(20));
     // What a report said was spent is not spent again: it is in the floor now.
     held.put(6);
     held.fill(t0 + VALID - ms(1));
@@ -167,7 +167,7 @@ fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
     // With a lease it frees what it gains, and gives up what it had.
     let mut lessee = Lessee::new(t0);
     let mut report = |held: &mut Holding, at| {
-        let claim = held.claim(&key, (lessee.next(), 0), (0, 0), at);
+        let claim = held.claim(&key, (lessee.next(), 0), Waiting::default(), at);
         let freed = claim.as_ref().map_or(0, |claim| claim.freed_milli);
         let report = lessee.report(claim.into_iter().collect(), at);
         let grant = Grant { key: key.clone(), ledger: 3, granted: 2, keep: None, places: 0, free: 0 };
@@ -185,4 +185,23 @@ fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
     assert_eq!(held.left(), 26);
     held.fill(t0 + ms(188_000));
     assert_eq!(held.left(), 30);
+}
+
+#[test]
+fn what_is_urgent_comes_first_and_the_rest_is_shared() {
+    let t0 = Instant::now();
+    let mut ledger = ledger(Kind::Tokens, 800_000, t0);
+    let mut ask = |pod, last: Option<&Grants>, urgent, at| {
+        let number = last.map_or(0, |last| last.grants[0].ledger);
+        let claim = Claim { wanted: 500_000, urgent, ..Claim::new(key(Kind::Tokens), number) };
+        let none = Grants::default();
+        ledger.report(&router(pod), &claims(1 + u64::from(last.is_some()), last.unwrap_or(&none), claim), at)
+    };
+    // In the quiet time nothing is given, but what both want is known.
+    let (a, b) = (ask("a", None, 0, t0 + ms(4_900)), ask("b", None, 40_000, t0 + ms(4_900)));
+    // Of 600,000 a minute.
+    let a = ask("a", Some(&a), 0, t0 + ms(5_200));
+    assert_eq!(a.grants[0].granted, (52_000 - 40_000) / 2);
+    let b = ask("b", Some(&b), 40_000, t0 + ms(5_200));
+    assert_eq!(b.grants[0].granted, 40_000 + (12_000 - 6_000) / 2);
 }

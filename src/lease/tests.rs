@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
-use super::holding::{Holding, Places};
+use super::holding::{Holding, Places, Waiting};
 use super::ledger::{Ledger, Limit};
 use super::lessee::Lessee;
 use super::*;
@@ -256,9 +256,9 @@ impl World {
         router.next_report = self.now + (1_000 + jitter) * MS;
         let (now, in_flight) = (router.clock.at(self.now), router.in_flight);
         let report = router.lessee.next();
-        let amounts = router.amounts.claim(&key(Kind::Tokens), (report, router.answered), (0, 0), now);
+        let amounts = router.amounts.claim(&key(Kind::Tokens), (report, router.answered), Waiting::default(), now);
         let numbers = (report, router.answered);
-        let requests = router.requests.claim(&key(Kind::Requests), numbers, (0, 0), now);
+        let requests = router.requests.claim(&key(Kind::Requests), numbers, Waiting::default(), now);
         let places = router.places.claim(&key(Kind::Concurrency), numbers, (in_flight, 0, 0), now);
         let report = router.lessee.report(amounts.into_iter().chain(requests).chain(places).collect(), now);
         if !router.cut[0] {
@@ -314,13 +314,15 @@ impl World {
 
     /// A request of so much for so long; it uses a part of it.
     fn ask(&mut self, place: usize, amount: u64, used: u64, time: u64) -> bool {
+        // In calm nothing is urgent: that may leave nothing for the rest.
+        let urgent = !self.calm && self.dice.chance(20);
         let router = &mut self.routers[place];
         let now = router.clock.at(self.now);
         router.amounts.fill(now);
         router.requests.fill(now);
         router.places.fill(now);
-        router.amounts.ask(amount);
-        router.requests.ask(1);
+        router.amounts.ask(amount, urgent);
+        router.requests.ask(1, urgent);
         let (room, may) =
             (router.amounts.wait(amount) == Some(Duration::ZERO), router.requests.wait(1) == Some(Duration::ZERO));
         let free = router.in_flight < router.places.most();

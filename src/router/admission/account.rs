@@ -17,7 +17,7 @@ use super::reserve::{Held, Reserve, kept, kept_places, leaves_places};
 use super::share::Share;
 use crate::api::types::Risk;
 use crate::lease::bucket::whole;
-use crate::lease::holding::{Holding, Places};
+use crate::lease::holding::{Holding, Places, Waiting as Waits};
 use crate::lease::lessee::Terms;
 use crate::lease::{self, Claim, Count, Grant, Key, Scope};
 use crate::router::answer::Usage;
@@ -186,10 +186,11 @@ impl Account {
         let mut state = self.state();
         let State { amounts, places, in_flight, held, queue } = &mut *state;
         let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+        let urgent = u64::try_from(queue.urgent()).unwrap_or(u64::MAX);
         for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
             let Some(holding) = holding else { continue };
-            let kept = kept_of(holding, held, at);
-            claims.extend(holding.claim(&self.key(kind), numbers, (waiting.into(), kept), now));
+            let waiting = Waits { waiting: waiting.into(), urgent, kept: kept_of(holding, held, at) };
+            claims.extend(holding.claim(&self.key(kind), numbers, waiting, now));
         }
         if let Some(places) = places {
             places.fill(now);
@@ -237,12 +238,12 @@ impl Account {
     }
 
     /// What a request takes of each. What is only assumed never makes it too large.
-    fn amounts(state: &mut State, order: Order) -> [u64; 4] {
+    fn amounts(state: &mut State, order: Order, risk: Risk) -> [u64; 4] {
         let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
         let most = |at: usize| state.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
         let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
         for (held, amount) in state.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.ask(amount));
+            held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High));
         }
         amounts
     }
@@ -319,7 +320,7 @@ impl Account {
         let amounts;
         let waiting = {
             let mut state = self.state();
-            amounts = Self::amounts(&mut state, order);
+            amounts = Self::amounts(&mut state, order, risk);
             let lack = match Self::lack(&mut state, risk, amounts, begin.into_std()) {
                 None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, reserve, amounts)),
                 None => LATER,
@@ -580,7 +581,7 @@ mod tests {
     /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
     fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
         let mut state = account.state();
-        let amounts = Account::amounts(&mut state, order);
+        let amounts = Account::amounts(&mut state, order, asker.risk);
         let room = Account::lack(&mut state, asker.risk, amounts, now).is_none();
         room.then(|| account.take(&mut state, asker.reserve, amounts))
     }

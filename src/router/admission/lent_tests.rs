@@ -4,14 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
 use super::account::{Account, Asker, Order, Permit};
 use super::limiter::Demand;
 use super::share::Share;
-use super::tests::metrics;
 use crate::api::types::Risk;
 use crate::lease::ledger::Ledger;
 use crate::lease::lessee::Lessee;
 use crate::lease::{Grants, Key, PERIOD, RouterId};
+use crate::router::metrics::Metrics;
 use crate::routing::lent::limits;
 use crate::routing::table::Quota;
 
@@ -103,10 +106,12 @@ impl Provider {
 async fn routers_use_nearly_all_of_an_account_and_never_more() {
     let quota = Quota { requests_per_minute: Some(120), max_concurrent: Some(8), ..Quota::default() };
     let share = Share::Lease { most: ROUTERS + 1, longest: LONGEST };
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
     let mut routers: Vec<Router> = (0..ROUTERS)
         .map(|number| Router {
             id: RouterId { namespace: "ml".into(), policy: "front".into(), pod: number.to_string(), incarnation: 1 },
-            account: Account::new("provider", quota, share, Vec::new(), None, &metrics()),
+            account: Account::new("provider", quota, share, Vec::new(), None, &metrics),
             lessee: Lessee::new(now()),
             answered: 0,
             next: now() + Duration::from_millis(u64::from(number) * 100),
@@ -129,9 +134,15 @@ async fn routers_use_nearly_all_of_an_account_and_never_more() {
     ledger.iter_mut().for_each(|ledger| ledger.set_limits(lent.clone(), LONGEST, now()));
     let mut provider = Provider { minute: VecDeque::new(), requests: 120, places: 8, open: Vec::new() };
     let skewed = [3, 1, 0, 0, 0, 1];
-    admitted(&mut routers, &mut ledger, 60, skewed, &mut provider).await;
+    let begin = admitted(&mut routers, &mut ledger, 60, skewed, &mut provider).await;
     let used = admitted(&mut routers, &mut ledger, 300, skewed, &mut provider).await;
     assert!(used >= 540, "{used} of 600");
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("metrics");
+    for (source, taken) in [("lease", begin + used), ("floor", 0)] {
+        let labels = format!(r#"scope="account",name="provider",limit="requestsPerMinute",source="{source}""#);
+        assert!(text.contains(&format!("smallfirst_router_lease_taken_total{{{labels}}} {taken}\n")), "{text}");
+    }
     // Load that moves is followed.
     let moved = [0, 0, 0, 5, 0, 0];
     admitted(&mut routers, &mut ledger, 5, moved, &mut provider).await;

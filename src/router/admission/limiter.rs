@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::share::Share;
 use super::standing::{Level, Standing};
-use crate::lease::holding::{Holding, Places};
+use crate::lease::holding::{Holding, Places, Waiting};
 use crate::lease::lessee::Terms;
 use crate::lease::{self, Claim, Count, Grant, Key};
 use crate::router::metrics::{AdmissionMetrics, LeaseMetrics, Metrics};
@@ -193,7 +193,7 @@ impl Limiter {
         let mut state = self.state();
         let State { requests, tokens, places, in_flight } = &mut *state;
         for (holding, kind) in [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)] {
-            let claim = holding.as_mut().and_then(|held| held.claim(&self.key(kind), numbers, (0, 0), now));
+            let claim = holding.as_mut().and_then(|held| held.claim(&self.key(kind), numbers, Waiting::default(), now));
             claims.extend(claim);
         }
         let key = self.key(lease::Kind::Concurrency);
@@ -240,8 +240,8 @@ impl Limiter {
         }
         places.iter_mut().for_each(|held| held.fill(now));
         let amount = demand.of(tokens.as_ref().map_or(u64::MAX, Holding::most));
-        requests.iter_mut().for_each(|held| held.ask(1));
-        tokens.iter_mut().for_each(|held| held.ask(amount));
+        requests.iter_mut().for_each(|held| held.ask(1, false));
+        tokens.iter_mut().for_each(|held| held.ask(amount, false));
         let full = places.as_ref().is_some_and(|held| *in_flight >= held.most());
         let refused = self.most_in_the_way(requests.as_ref(), tokens.as_ref(), full, amount);
         match refused.as_ref().map(|refusal| refusal.kind) {

@@ -68,6 +68,12 @@ impl Queue {
         !self.high.is_empty() || risk != Risk::High && !self.medium.is_empty()
     }
 
+    /// Number of those of High risk who wait.
+    #[must_use]
+    pub fn urgent(&self) -> usize {
+        self.high.len()
+    }
+
     /// Number of those who wait.
     #[must_use]
     pub fn len(&self) -> usize {
