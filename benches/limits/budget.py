@@ -14,43 +14,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import fleet
-from fleet import HOST, KEY, POLICY, ROOT, Fleet, Router
+from fleet import ROOT, Fleet, Router
 from rig import Mock, build, get, parser, until
 
 ROUTERS = 3
 # The mock counts 100 tokens of input and 8 of output; prices are a millionth each, 0.000116 a request with 2 for output.
 COST = 0.000116
-MANIFESTS = """
-apiVersion: smallfirst.dev/v1alpha1
-kind: ModelTier
-metadata: {{name: frontier, namespace: ai}}
-spec:
-  class: Frontier
-  owner: bench
-  model: {{name: m, contextTokens: 8000}}
-  prices: [{{inputPerMillion: "1", outputPerMillion: "2"}}]
-  provider:
-    api: OpenAI
-    baseURL: http://{host}:{port}/v1
-    credential: {{secretKeyRef: {{name: keys, key: bench}}}}
----
-apiVersion: smallfirst.dev/v1alpha1
-kind: RoutingPolicy
-metadata: {{name: front, namespace: ai}}
-spec:
-  router: {{replicas: 3}}
-  anonymous: {{}}
-  workloads:
-  - name: paid
-    owner: bench
-    match: {{models: [paid]}}
-    tierRef: {{name: frontier}}
-    budget: {{amount: "{amount:.6f}", per: Month}}
-  default: {{reject: {{}}}}
-"""
 
 
 class Client(threading.Thread):
@@ -65,7 +36,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         due = time.monotonic()
         # Four bytes a token: the estimate is no less than the 100 tokens that the mock counts, whatever it is asked.
-        body = json.dumps({"model": "paid", "max_tokens": 8, "messages": [{"role": "user", "content": "x" * 400}]})
+        body = json.dumps({"model": "asked", "max_tokens": 8, "messages": [{"role": "user", "content": "x" * 400}]})
         connection: http.client.HTTPConnection | None = None
         while not self.done.is_set():
             due += random.expovariate(self.rate)
@@ -88,7 +59,7 @@ class Client(threading.Thread):
 
 def recorded(told: Fleet) -> float:
     budgets = told.policy().get("status", {}).get("budgets", [])
-    return next((float(each["spent"]) for each in budgets if each["name"] == "workload/paid"), -1.0)
+    return next((float(each["spent"]) for each in budgets if each["name"] == "workload/asked"), -1.0)
 
 
 def main() -> int:
@@ -105,7 +76,8 @@ def main() -> int:
     amount = sum(rates) * args.seconds * COST
     with ExitStack() as stack:
         mock = Mock(stack, tools["upstream"], "--tokens", "8", "--first-ms", "20")
-        told = Fleet(stack, binary, MANIFESTS.format(host=HOST, port=mock.address.rsplit(":", 1)[1], amount=amount))
+        budget = f', budget: {{amount: "{amount:.6f}", per: Month}}'
+        told = Fleet(stack, binary, fleet.manifests(mock.address, "m", ROUTERS, budget=budget))
         told.credentials()
         routers = [Router(told, f"front-{number}") for number in range(ROUTERS)]
         for router in routers:

@@ -25,6 +25,38 @@ CLUSTER = ROOT / "tests" / "cluster" / "run"
 HOST = "provider.ai.svc"
 KEY = "bench-key"
 NAMESPACE, POLICY = "ai", "front"
+# What the fleets have in common: a tier at the provider, and the policy of its routers.
+MANIFESTS = """
+apiVersion: smallfirst.dev/v1alpha1
+kind: ModelTier
+metadata: {{name: frontier, namespace: ai}}
+spec:
+  class: Frontier
+  owner: bench
+  model: {{name: {model}, contextTokens: 8000}}
+  prices: [{{inputPerMillion: "1", outputPerMillion: "2"}}]
+  provider:
+    api: OpenAI
+    baseURL: http://{host}:{port}/v1
+    credential: {{secretKeyRef: {{name: keys, key: bench}}}}
+    {quota}
+---
+apiVersion: smallfirst.dev/v1alpha1
+kind: RoutingPolicy
+metadata: {{name: front, namespace: ai}}
+spec:
+  router: {{replicas: {routers}}}
+  anonymous: {{}}
+  workloads:
+  - {{name: asked, owner: bench, match: {{models: [asked]}}, tierRef: {{name: frontier}}{budget}}}
+  default: {{reject: {{}}}}
+"""
+
+
+def manifests(provider: str, model: str, routers: int, quota: str = "", budget: str = "") -> str:
+    """Of a provider at this address. `quota` and `budget` are their fields, if there are any."""
+    port = provider.rsplit(":", 1)[1]
+    return MANIFESTS.format(host=HOST, port=port, model=model, routers=routers, quota=quota, budget=budget)
 
 
 def alone() -> None:
