@@ -2,7 +2,7 @@
 //! so that the operator, the simulator and `smallfirst plan` say the same.
 //!
 //! Rates are per second, times in seconds, money in 1e-9 of the currency, unless a field says otherwise. What is not a
-//! finite number of its range counts as the nearest number that is.
+//! number of its range counts as the nearest one that is, and no number at all as the least.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,8 +31,12 @@ pub struct Workload {
     pub reserve: f64,
     /// Requests that clients offer.
     pub offered: Offered,
-    /// Steps of its path, in order.
+    /// Steps of its path, in order, but for those that are never entered.
     pub steps: Vec<Step>,
+    /// Whether its path goes on when a tier is lost (`failover.on` Unreachable, ServerError or Degraded),
+    pub on_outage: bool,
+    /// and when an account has no room (`failover.on` RateLimited).
+    pub on_shortage: bool,
     /// Most escalations per offered request that its path's `escalationLimit` lets through. `None`: no limit.
     pub escalation_limit: Option<f64>,
 }
@@ -53,11 +57,11 @@ pub struct Offered {
 pub struct Step {
     /// Name of the step.
     pub name: String,
-    /// The tier that the step asks: the first, of several.
-    pub tier: String,
+    /// The tiers that the step asks: the first, and the next one where that is lost.
+    pub tiers: Vec<String>,
     /// Whether it is entered in its turn or only when an earlier tier was unavailable.
     pub entry: Entry,
-    /// Part of the workload's requests that the tier may see and can serve (data class, context, capabilities), 0 to 1.
+    /// Part of the workload's requests that these tiers may see and can serve (data class, context, capabilities), 0 to 1.
     /// The others go on to the next step.
     pub eligible: f64,
     /// What a request takes of the tier.

@@ -20,6 +20,8 @@ pub struct PoolSize {
     pub own_rate: f64,
     /// Requests a second of the tiers it is sized against that may fall back to it, all of them.
     pub fallback_rate: f64,
+    /// Part of its own judged answers that gates refuse, by verdicts. 0 where nothing is judged.
+    pub escalation: f64,
     /// Slots for its own requests, and for both.
     pub slots: Slots,
     /// Replicas for its own requests alone, before `min` and `ceiling`.
@@ -32,6 +34,9 @@ pub struct PoolSize {
     pub ceiling: u32,
     /// The floors that can't be told from this one by how exactly the demand is known: a standing floor among them stays.
     pub band: Band,
+    /// How many times as much demand the floor's replicas would serve as promised; below 1 where it is limited. `None`:
+    /// there is no demand, or nothing is known of it.
+    pub growth: Option<f64>,
     /// What decided.
     pub binding: Binding,
     /// What can't be promised. `None`: everything that was asked for is.
@@ -82,9 +87,9 @@ pub struct Limited {
     pub by: Binding,
     /// Replicas that are missing.
     pub missing: u32,
-    /// Part of the traffic of lost tiers that the ceiling can take over, instead of `absorb`.
+    /// Part of the traffic of lost tiers that the ceiling can take over beside its own, instead of `absorb`.
     pub absorb: f64,
-    /// Requests a second that the ceiling serves within the wait target, of its own.
+    /// Requests a second of its own that the ceiling serves as promised: all of them, or fewer.
     pub own_rate: f64,
 }
 
@@ -116,6 +121,8 @@ pub struct QuotaUse {
     pub beside: f64,
     /// Kept free for workloads with a reserve, beyond what they need.
     pub reserved: f64,
+    /// The limit at which all of it would fit.
+    pub enough: f64,
 }
 
 /// A kind of limit.

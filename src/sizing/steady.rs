@@ -55,3 +55,6 @@ pub fn settle(
     }
     Standing { floor, falling: Some(falling) }
 }
+
+#[cfg(test)]
+mod tests;

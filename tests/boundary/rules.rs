@@ -3,7 +3,7 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 17] = [
+pub const PURE: [&str; 18] = [
     "api",
     "lease",
     "operator/plan",
@@ -21,6 +21,7 @@ pub const PURE: [&str; 17] = [
     "router/json",
     "router/money",
     "router/sse",
+    "sizing",
 ];
 
 /// Rooms that may hold a client of the API server.
