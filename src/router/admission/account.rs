@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ASSUMED_TOKENS;
-use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
-use super::queue::{Queue, Ticket, patience};
-use super::reserve::{Held, Reserve, kept, kept_places, leaves_places};
+use super::limiter::{Demand, Kind};
+use super::queue::Ticket;
+use super::reserve::{Reserve, kept, kept_places};
+use super::room::{Again, Amounts, Entry, KINDS, Lack, Room};
+pub use super::room::{Asker, Order};
 use super::share::Share;
-use crate::api::types::Risk;
 use crate::lease::holding::{Holding, Places};
 use crate::lease::lessee::Terms;
 use crate::lease::{self, Claim, Grant, Key, Scope};
@@ -24,10 +25,7 @@ use crate::router::body::Peek;
 use crate::router::metrics::{AccountMetrics, Metrics};
 use crate::routing::table::Quota;
 
-/// What is counted a minute, in the order in which it is kept.
-const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
-
-/// The same, as the operator knows it.
+/// What is counted a minute, as the operator knows it, in the order in which it is kept.
 const LENT: [lease::Kind; 4] =
     [lease::Kind::Requests, lease::Kind::Tokens, lease::Kind::InputTokens, lease::Kind::OutputTokens];
 
@@ -39,36 +37,8 @@ pub struct Account {
     share: Share,
     reserves: Vec<Reserve>,
     /// Shared with the account of the table before, where an operator lends what it holds.
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Room>>,
     metrics: AccountMetrics,
-}
-
-#[derive(Default)]
-struct State {
-    amounts: [Option<Holding>; 4],
-    places: Option<Places>,
-    in_flight: u32,
-    /// What is left of the reserves, in their order.
-    held: Vec<Held>,
-    queue: Queue,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Asker {
-    /// Risk of its workload.
-    pub risk: Risk,
-    /// Its workload's reserve, by its place among those of the account.
-    pub reserve: Option<usize>,
-}
-
-/// What a request takes of an account.
-#[derive(Clone, Copy, Debug)]
-pub struct Order {
-    /// Tokens of its input, as estimated.
-    pub input: u64,
-    /// Tokens of its output, at most or as assumed.
-    pub output: Demand,
 }
 
 impl Order {
@@ -83,16 +53,6 @@ impl Order {
         Self { input: peek.input_tokens_estimate(), output }
     }
 }
-
-/// Why there is no room.
-struct Lack {
-    kind: Kind,
-    /// Time until there is room, if nothing is given back before; `None`: never.
-    wait: Option<Duration>,
-}
-
-/// There may be room, but others have waited for it.
-const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
 
 impl Account {
     /// A full quota, or the one before if it is the same: a new table must not fill what was used. What is lent outlives
@@ -119,18 +79,9 @@ impl Account {
             return same.clone();
         }
         let now = tokio::time::Instant::now().into_std();
-        let limits = limits(&quota);
         let before = before.filter(|before| share.is_lent() && before.share.is_lent());
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
-        {
-            let mut state = lock(&state);
-            for (held, limit) in state.amounts.iter_mut().zip(limits) {
-                share.amount(limit, held, now);
-            }
-            share.places(quota.max_concurrent, &mut state.places, now);
-            let fair = limits.map(|limit| limit.map(|limit| share.fair(limit)));
-            state.held = reserves.iter().map(|reserve| Held::new(reserve, fair, now)).collect();
-        }
+        lock(&state).set(&quota, share, &reserves, now);
         let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
         let metrics = metrics.account(name, kinds);
         Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, metrics })
@@ -146,7 +97,7 @@ impl Account {
     #[must_use]
     pub fn has_free(&self, percent: u32, now: Instant) -> bool {
         let mut state = self.state();
-        let State { amounts, places, in_flight, queue, .. } = &mut *state;
+        let Room { amounts, places, in_flight, queue, .. } = &mut *state;
         places.iter_mut().for_each(|held| held.fill(now));
         let used = u64::from(*in_flight) * 100;
         let fills = |held: &mut Holding| {
@@ -168,7 +119,7 @@ impl Account {
             return;
         }
         let mut state = self.state();
-        let State { amounts, places, in_flight, held, queue } = &mut *state;
+        let Room { amounts, places, in_flight, held, queue } = &mut *state;
         let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
             let Some(holding) = holding else { continue };
@@ -211,62 +162,11 @@ impl Account {
         self.reserves.iter().position(|reserve| reserve.workload == workload)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Room> {
         lock(&self.state)
     }
 
-    /// What a request takes of each. What is only assumed never makes it too large.
-    fn amounts(state: &mut State, order: Order) -> [u64; 4] {
-        let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
-        let most = |at: usize| state.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
-        let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
-        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.ask(amount));
-        }
-        amounts
-    }
-
-    fn lack(state: &mut State, risk: Risk, asked: [u64; 4], now: Instant) -> Option<Lack> {
-        let State { amounts, places, in_flight, held, .. } = state;
-        held.iter_mut().for_each(|held| held.fill(now));
-        // Only Low has to leave what is reserved.
-        let held = if risk == Risk::Low { held.as_slice() } else { &[] };
-        let mut found: Option<Lack> = None;
-        if let Some(places) = places {
-            places.fill(now);
-            let most = places.most();
-            if !leaves_places(held, most, *in_flight) {
-                let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
-                places.lack();
-                found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
-            }
-        }
-        for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
-            let Some(holding) = holding else { continue };
-            holding.fill(now);
-            let wait = holding.wait_beside(amount, kept(held, at));
-            if wait == Some(Duration::ZERO) {
-                continue;
-            }
-            holding.lack(amount);
-            let kind = if holding.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
-            if found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait) {
-                found = Some(Lack { kind, wait });
-            }
-        }
-        found
-    }
-
-    fn take(self: &Arc<Self>, state: &mut State, reserve: Option<usize>, amounts: [u64; 4]) -> Permit {
-        state.in_flight += 1;
-        if let Some(held) = reserve.and_then(|reserve| state.held.get_mut(reserve)) {
-            held.take(amounts);
-        }
-        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.take(amount));
-        }
-        let in_flight = state.in_flight;
-        state.places.iter_mut().for_each(|held| held.filled(in_flight));
+    fn permit(self: &Arc<Self>, reserve: Option<usize>, amounts: Amounts) -> Permit {
         self.metrics.admissions.admitted();
         Permit { account: self.clone(), reserve, amounts, open: true }
     }
@@ -287,52 +187,32 @@ impl Account {
         asker: Asker,
         deadline: tokio::time::Instant,
     ) -> Result<Permit, Duration> {
-        let Asker { risk, reserve } = asker;
         let begin = tokio::time::Instant::now();
-        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
-        let give_up = begin + patience(risk).time.min(deadline.saturating_duration_since(begin) / 2);
-        let amounts;
-        let waiting = {
+        let (amounts, ticket, give_up) = {
             let mut state = self.state();
-            amounts = Self::amounts(&mut state, order);
-            let lack = match Self::lack(&mut state, risk, amounts, begin.into_std()) {
-                None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, reserve, amounts)),
-                None => LATER,
-                Some(lack) => lack,
-            };
-            // Requests are not given back: nothing can make the wait for one shorter.
-            let requests = state.amounts[0].as_ref().and_then(|held| held.wait(1)).unwrap_or_default();
-            if lack.wait.is_none() || give_up <= begin || begin + requests > give_up {
-                return Err(self.refuse(&lack));
+            let amounts = state.amounts(order);
+            match state.enter(amounts, asker, begin.into_std(), deadline.into_std()) {
+                Entry::In => return Ok(self.permit(asker.reserve, amounts)),
+                Entry::Refused(lack) => return Err(self.refuse(&lack)),
+                Entry::Waits(ticket, give_up) => (amounts, ticket, give_up),
             }
-            let Some(ticket) = state.queue.join(risk) else { return Err(self.refuse(&LATER)) };
-            self.metrics.waiting.inc();
-            Waiting { account: self, ticket }
         };
+        self.metrics.waiting.inc();
+        let waiting = Waiting { account: self, ticket };
         loop {
-            let (lack, look_again) = {
-                let mut state = self.state();
-                let now = tokio::time::Instant::now();
-                let first = state.queue.is_first(&waiting.ticket);
-                match Self::lack(&mut state, risk, amounts, now.into_std()) {
-                    None if first => {
-                        let permit = self.take(&mut state, reserve, amounts);
-                        drop(state);
-                        self.metrics.wait.observe(begin.elapsed().as_secs_f64());
-                        return Ok(permit);
-                    }
-                    None => (LATER, give_up),
-                    Some(lack) => {
-                        let fills = lack.wait.filter(|_| first && lack.kind != Kind::Concurrency);
-                        let look_again = fills.map_or(give_up, |wait| give_up.min(now + wait));
-                        (lack, look_again)
-                    }
+            let now = tokio::time::Instant::now().into_std();
+            let next = self.state().again(&waiting.ticket, give_up, amounts, asker, now);
+            let look_again = match next {
+                Again::Waits(look_again) => tokio::time::Instant::from_std(look_again),
+                Again::In => {
+                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    return Ok(self.permit(asker.reserve, amounts));
+                }
+                Again::GivenUp(lack) => {
+                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    return Err(self.refuse(&lack));
                 }
             };
-            if tokio::time::Instant::now() >= give_up {
-                self.metrics.wait.observe(begin.elapsed().as_secs_f64());
-                return Err(self.refuse(&lack));
-            }
             tokio::select! {
                 () = waiting.ticket.rung() => {}
                 () = tokio::time::sleep_until(look_again) => {}
@@ -341,7 +221,7 @@ impl Account {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<Room>) -> MutexGuard<'_, Room> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -362,7 +242,7 @@ impl Drop for Waiting<'_> {
 pub struct Permit {
     account: Arc<Account>,
     reserve: Option<usize>,
-    amounts: [u64; 4],
+    amounts: Amounts,
     open: bool,
 }
 
@@ -387,20 +267,12 @@ impl Permit {
         self.close(used);
     }
 
-    fn close(&mut self, used: Option<[u64; 4]>) {
+    fn close(&mut self, used: Option<Amounts>) {
         if !std::mem::take(&mut self.open) {
             return;
         }
         let used = used.unwrap_or(self.amounts);
-        let mut state = self.account.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        if let Some(held) = self.reserve.and_then(|reserve| state.held.get_mut(reserve)) {
-            held.close(self.amounts, used);
-        }
-        for ((held, reserved), used) in state.amounts.iter_mut().zip(self.amounts).zip(used) {
-            held.iter_mut().for_each(|held| held.settle(reserved, used));
-        }
-        state.queue.ring();
+        self.account.state().close(self.reserve, self.amounts, used);
     }
 }
 
@@ -410,15 +282,12 @@ impl Drop for Permit {
     }
 }
 
-const fn limits(quota: &Quota) -> [Option<u64>; 4] {
-    [quota.requests_per_minute, quota.tokens_per_minute, quota.input_tokens_per_minute, quota.output_tokens_per_minute]
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::types::Risk;
     use crate::lease::bucket::Bucket;
     use crate::router::admission::tests::metrics;
 
@@ -549,9 +418,11 @@ mod tests {
     /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
     fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
         let mut state = account.state();
-        let amounts = Account::amounts(&mut state, order);
-        let room = Account::lack(&mut state, asker.risk, amounts, now).is_none();
-        room.then(|| account.take(&mut state, asker.reserve, amounts))
+        let amounts = state.amounts(order);
+        state.lack(asker.risk, amounts, now).is_none().then(|| {
+            state.take(asker.reserve, amounts);
+            account.permit(asker.reserve, amounts)
+        })
     }
 
     #[test]
