@@ -89,7 +89,7 @@ fn what_is_wrong_is_said_with_file_and_place_and_exit_code_1() {
 #[test]
 fn a_wrong_command_line_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
-    for more in [["--scale", "0"], ["--scale", "many"], ["--seed", "-1"]] {
+    for more in [["--scale", "0"], ["--scale", "many"], ["--seed", "none"]] {
         let done = simulate(folder.path(), &more);
         assert_eq!(done.status.code(), Some(2), "{more:?}");
         assert!(text(&done.stderr).contains(more[0]), "{}", text(&done.stderr));

@@ -101,7 +101,7 @@ impl<E> Clock<E> {
     }
 
     /// The next event, whose time is now from here on.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn pop(&mut self) -> Option<E> {
         let Reverse(Coming { at, event, .. }) = self.coming.pop()?;
         self.now = at;
         Some(event)
@@ -118,11 +118,11 @@ mod tests {
         for (at, event) in [(5, 'd'), (1, 'a'), (3, 'b'), (3, 'c')] {
             clock.at(at, event);
         }
-        assert_eq!((clock.next(), clock.now()), (Some('a'), 1));
-        assert_eq!((clock.next(), clock.next(), clock.now()), (Some('b'), Some('c'), 3));
+        assert_eq!((clock.pop(), clock.now()), (Some('a'), 1));
+        assert_eq!((clock.pop(), clock.pop(), clock.now()), (Some('b'), Some('c'), 3));
         clock.at(2, 'e');
-        assert_eq!((clock.next(), clock.now()), (Some('e'), 3));
-        assert_eq!((clock.next(), clock.next(), clock.now()), (Some('d'), None, 5));
+        assert_eq!((clock.pop(), clock.now()), (Some('e'), 3));
+        assert_eq!((clock.pop(), clock.pop(), clock.now()), (Some('d'), None, 5));
     }
 
     #[test]

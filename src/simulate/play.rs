@@ -168,7 +168,7 @@ impl<'w> Run<'w> {
         self.clock.at(self.measure.bin, Event::Bin);
         self.clock.at(0, Event::Row);
         let duration = self.arrivals.duration();
-        while let Some(event) = self.clock.next() {
+        while let Some(event) = self.clock.pop() {
             if matches!(event, Event::Scale) {
                 progress((seconds(self.clock.now()) / seconds(duration)).min(1.0));
             }

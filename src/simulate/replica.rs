@@ -251,7 +251,7 @@ mod tests {
             clock.at(of_seconds(at), Event::Leaves(call));
         }
         let mut done = Vec::new();
-        while let Some(event) = clock.next() {
+        while let Some(event) = clock.pop() {
             let now = clock.now();
             let mut told = Vec::new();
             let mut schedule = |at, tick| told.push((at, tick));

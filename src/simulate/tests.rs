@@ -150,7 +150,7 @@ fn waits(slots: u32, load: f64, requests: u64) -> (f64, f64) {
     let mut came: BTreeMap<u64, Nanos> = BTreeMap::new();
     let (mut waited, mut sum) = (0_u32, 0.0);
     clock.at(0, Event::Arrives(0));
-    while let Some(event) = clock.next() {
+    while let Some(event) = clock.pop() {
         let now = clock.now();
         let mut told = Vec::new();
         let mut schedule = |at, tick| told.push((at, tick));
