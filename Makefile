@@ -112,6 +112,16 @@ budget: build ## Three routers spend one budget while they and the operator are 
 quota: build ## Six routers share one account under skewed load, then without the operator: target/bench/quota.json (root)
 	benches/limits/quota.py --smallfirst target/release/smallfirst
 
+.PHONY: simulate-speed
+simulate-speed: build ## Simulate a day at 50 requests/s, and 100 pools: time and memory in target/bench/simulate-speed.json
+	benches/simulate/speed.py --smallfirst target/release/smallfirst
+
+TRACES ?= $(error TRACES must be the folder of Azure's traces: see benches/simulate/README.md)
+
+.PHONY: simulate-traces
+simulate-traces: build ## Simulate Azure's traces in the folder TRACES at 1, 3 and 10 times their rate, and a lost frontier
+	benches/simulate/traces.py --smallfirst target/release/smallfirst --traces $(TRACES)
+
 .PHONY: crds
 crds: ## Generate the CRDs (crds/, their chart, deploy/crds) from the Rust types
 	cargo run --locked --quiet -- crds --output-dir crds

@@ -18,6 +18,8 @@ pub mod operator;
 pub mod router;
 pub mod routing;
 pub mod runtime;
+pub mod simulate;
+pub mod sizing;
 #[cfg(test)]
 mod testkit;
 pub mod yaml;

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::watch;
 
 use super::data_plane;
-use crate::operator::plan::table;
+use super::manifests::policy;
 use crate::router::control::Inputs;
 use crate::router::endpoints::Addresses;
 use crate::router::run::Config;
@@ -135,24 +135,7 @@ struct Loaded {
 
 fn load(args: &Args) -> anyhow::Result<Loaded> {
     let observed = manifests::read(&args.paths)?;
-    let policy = match &args.policy {
-        Some(name) => name.clone(),
-        None => {
-            let mut names = observed.policies.keys();
-            match (names.next(), names.next()) {
-                (Some(only), None) => only.clone(),
-                (None, _) => anyhow::bail!("no RoutingPolicy among the manifests"),
-                _ => anyhow::bail!("more than one RoutingPolicy: choose with --policy"),
-            }
-        }
-    };
-    let compiled = table::compile(&observed, &policy).map_err(|invalid| anyhow::anyhow!("{}", invalid.message))?;
-    if let Some(left_out) = compiled.unresolved {
-        anyhow::bail!("{}", left_out.message);
-    }
-    let mut table = compiled.value;
-    // One process holds the whole of every limit.
-    table.routers = 1;
+    let mut table = policy(&observed, args.policy.as_deref())?;
     let mut addresses = Addresses::new();
     let mut urls: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, url) in &args.endpoints {

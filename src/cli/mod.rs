@@ -1,4 +1,5 @@
-//! The command line: one file a command (and [`data_plane`], which two of them share), and here only the list of them.
+//! The command line: one file a command (and [`data_plane`] and [`manifests`], which two of them share), and here only the
+//! list of them.
 //!
 //! A command has `Args` (its flags, parsed by clap) and `run`, which returns the exit code of a run that
 //! went as it should, or an error for `main` to print. clap itself answers a wrong command line with exit code 2.
@@ -12,9 +13,11 @@ pub mod completion;
 pub mod crds;
 mod data_plane;
 pub mod local;
+mod manifests;
 pub mod operator;
 pub mod probe;
 pub mod router;
+pub mod simulate;
 
 /// Mixed-model serving for Kubernetes: answer with the smallest model that is good enough, escalate when it is not.
 #[derive(Debug, Parser)]
@@ -41,6 +44,8 @@ enum Command {
     Router(router::Args),
     /// Serve manifests without a cluster, in this process.
     Local(local::Args),
+    /// Replay a trace of requests through a policy in virtual time: cost, latency, escalation, sizes of pools.
+    Simulate(simulate::Args),
     /// Wait until an address of plain HTTP answers 200: what `helm test` runs.
     Probe(probe::Args),
     /// Print a completion script for a shell.
@@ -58,6 +63,7 @@ impl Cli {
             Command::Operator(args) => operator::run(args),
             Command::Router(args) => router::run(args),
             Command::Local(args) => local::run(args),
+            Command::Simulate(args) => simulate::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Completion(args) => completion::run(&args),
         }

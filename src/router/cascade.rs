@@ -29,10 +29,10 @@ use super::route::{Leg, Route, Stage};
 use super::second_opinion;
 use super::snapshot::Upstream;
 use super::trace::{Ending, StepTrace, Trace};
-use crate::api::escalation_path::{FailoverReason, OnExceeded, OnExhausted};
+use crate::api::escalation_path::FailoverReason;
 use crate::api::model_tier::Capability;
-use crate::api::types::{DataClass, ModelClass, Risk};
-use crate::routing::decide::{self, Needs, Skip};
+use crate::api::types::{DataClass, ModelClass};
+use crate::routing::decide::{self, Needs, Next, Outcome, Progress, Skip};
 use crate::routing::table::{Step, Tier};
 
 /// What a walk needs besides the request.
@@ -102,6 +102,19 @@ pub(super) enum Said<'s> {
     OverBudget(Box<Problem>),
 }
 
+impl Said<'_> {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Accepted(_) => Outcome::Accepted,
+            Self::Rejected(_) => Outcome::Rejected,
+            Self::Skipped(reason) => Outcome::Skipped(*reason),
+            Self::SetAside(_) => Outcome::Skipped(Some(FailoverReason::Degraded)),
+            Self::OverBudget(_) => Outcome::OverBudget,
+            Self::Unavailable(error) => Outcome::Unavailable(error.reason),
+        }
+    }
+}
+
 /// What the steps of a walk have in common.
 pub(super) struct Walk<'a, 's> {
     pub(super) world: &'a World<'a>,
@@ -150,7 +163,7 @@ pub async fn walk<'s>(
     let mut leave = Leave::new(route.escalations.as_ref(), asked.client, now.into_std());
     // To start at a later step is to have escalated: where that may not be, it is judged anew.
     let start = if asked.start == 0 || leave.ask(now.into_std()) { asked.start } else { 0 };
-    let (mut unavailable, mut rejected) = (false, false);
+    let mut progress = Progress::default();
     let mut best: Option<Candidate<'_>> = None;
     let mut last: Option<CallError> = None;
     // When the first of the tiers that are at their limit may be asked again.
@@ -165,7 +178,7 @@ pub async fn walk<'s>(
     let rotated = steps.clone().skip(start).chain(steps.take(start));
     'steps: for (index, (step, stage)) in rotated.enumerate() {
         let outgrown = index + start >= path.steps.len();
-        if !decide::enters(path, step, unavailable) || outgrown && (!unavailable || best.is_some()) {
+        if !decide::enters(path, step, progress.unavailable) || outgrown && (!progress.unavailable || best.is_some()) {
             continue;
         }
         for leg in &stage.legs {
@@ -181,12 +194,13 @@ pub async fn walk<'s>(
                     entry.ending = Ending::Skipped(Skip::MaxCost.reason());
                     continue;
                 }
-                if rejected && !leave.ask(begin) {
+                if progress.rejected && !leave.ask(begin) {
                     entry.ending = Ending::Skipped(ESCALATION_LIMIT);
                     break 'steps;
                 }
                 // No step is asked twice: neither one that was asked ahead, nor one that follows an outgrown step.
                 if let Some(hedge) = route.hedge.as_ref().filter(|_| !outgrown && ahead.is_none()) {
+                    let Progress { unavailable, rejected } = progress;
                     let so_far = SoFar { step: (index + start) % path.steps.len(), unavailable, rejected };
                     // In a box: what few paths do must not make the future of every request larger.
                     let asking = Box::pin(hedge::ask(&walk, hedge, &call, so_far, &mut leave, trace));
@@ -196,12 +210,13 @@ pub async fn walk<'s>(
                 } else {
                     let said = walk.ask(&call, entry).await;
                     entry.latency = begin.elapsed();
-                    if rejected && matches!(entry.ending, Ending::Skipped(_)) {
+                    if progress.rejected && matches!(entry.ending, Ending::Skipped(_)) {
                         leave.give_back(begin);
                     }
                     said
                 }
             };
+            let outcome = said.outcome();
             match said {
                 Said::Accepted(served) => return Ok(served),
                 Said::Rejected(candidate) => {
@@ -212,42 +227,30 @@ pub async fn walk<'s>(
                     }
                     // It answered: what kept an earlier tier from answering is no longer why there is no answer.
                     (last, soonest) = (None, None);
-                    rejected = true;
-                    continue 'steps;
                 }
-                Said::Skipped(reason) => unavailable |= reason.is_some_and(|r| decide::fails_over(path, r)),
-                // Not for a reason that the path may choose: what is cheaper comes next, down too.
-                Said::OverBudget(problem) => {
-                    over_budget = Some(problem);
-                    unavailable = true;
-                }
-                Said::SetAside(pause) => {
-                    soonest = earlier(soonest, pause);
-                    unavailable |= decide::fails_over(path, FailoverReason::Degraded);
-                }
+                Said::Skipped(_) => {}
+                Said::OverBudget(problem) => over_budget = Some(problem),
+                Said::SetAside(pause) => soonest = earlier(soonest, pause),
                 Said::Unavailable(error) => {
                     if error.reason == Some(FailoverReason::RateLimited) {
                         soonest = earlier(soonest, Some(error.retry_after.unwrap_or_default()));
                     }
-                    let goes_on = error.reason.is_some_and(|reason| decide::fails_over(path, reason));
                     last = Some(error);
-                    if !goes_on {
-                        break 'steps;
-                    }
-                    unavailable = true;
                 }
+            }
+            match progress.after(path, outcome) {
+                Next::Tier => {}
+                Next::Step => continue 'steps,
+                Next::End | Next::Reply => break 'steps,
             }
             if tokio::time::Instant::now() >= deadline && ahead.is_none() {
                 break 'steps;
             }
         }
     }
-    let refused = leave.refused(Instant::now()).filter(|_| rejected);
-    let wanted = match refused {
-        None => path.on_exhausted == OnExhausted::BestAnswer,
-        Some((on_exceeded, _)) => on_exceeded == OnExceeded::BestAnswer,
-    };
-    if let Some(candidate) = best.filter(|_| wanted && route.risk != Risk::High) {
+    let refused = leave.refused(Instant::now()).filter(|_| progress.rejected);
+    let wanted = decide::may_answer_best(path, route.risk, refused.map(|(on_exceeded, _)| on_exceeded));
+    if let Some(candidate) = best.filter(|_| wanted) {
         return Ok(Served { outcome: "best-answer", ..candidate.served });
     }
     if let Some((_, wait)) = refused {
@@ -373,7 +376,7 @@ async fn ask<'s>(
     let Call { upstream, stage, asked, .. } = *call;
     if let Some(skip) = decide::skip(&upstream.tier, data_class, needs(asked.peek)) {
         entry.ending = Ending::Skipped(skip.reason());
-        return Said::Skipped((skip == Skip::ContextOverflow).then_some(FailoverReason::ContextOverflow));
+        return Said::Skipped(skip.failure());
     }
     if upstream.authorization.is_err() {
         entry.ending = Ending::Skipped("SecretMissing");

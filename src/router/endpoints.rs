@@ -222,17 +222,25 @@ pub fn choose(
     let mut left: Vec<&Arc<Endpoint>> = endpoints.iter().filter(|e| !tried.iter().any(|t| Arc::ptr_eq(t, e))).collect();
     let busy = |e: &Endpoint| concurrency.is_some_and(|most| e.load() >= usize::try_from(most).unwrap_or(usize::MAX));
     while !left.is_empty() {
-        let (a, b) = two(left.len(), &mut random);
-        let rank = |index: usize| (busy(left[index]), left[index].load());
-        let index = if rank(b) < rank(a) { b } else { a };
-        // With one busy draw and a free endpoint elsewhere, look at all.
-        let index = if busy(left[index]) { (0..left.len()).min_by_key(|i| rank(*i)).unwrap_or(index) } else { index };
+        let index = less_busy(left.len(), |index| (busy(left[index]), left[index].load()), &mut random);
         let chosen = left.swap_remove(index);
         if chosen.circuit().admit(now) {
             return Some(chosen.clone());
         }
     }
     None
+}
+
+/// The less busy of two that are drawn of so many, at least one. `rank`: whether it is busy, and its load. With one busy
+/// draw and a free one elsewhere, the least busy of all.
+pub fn less_busy(
+    count: usize,
+    rank: impl Fn(usize) -> (bool, usize),
+    random: &mut impl FnMut(usize) -> usize,
+) -> usize {
+    let (a, b) = two(count, random);
+    let index = if rank(b) < rank(a) { b } else { a };
+    if rank(index).0 { (0..count).min_by_key(|i| rank(*i)).unwrap_or(index) } else { index }
 }
 
 /// Two different indices below a bound, where there are two: of few endpoints, the same one drawn twice would get a

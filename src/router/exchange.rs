@@ -200,7 +200,7 @@ async fn chat<'s>(
     account.route = Some(route);
     let limiters = [snapshot.limiter(client), route.limiter.as_ref()];
     if limiters.iter().any(Option::is_some) {
-        let admitted = admit(limiters, demand(&peek)).map_err(|refusal| {
+        let admitted = admit(limiters, demand(&peek), Instant::now()).map_err(|refusal| {
             account.standing = Some(refusal.standing);
             over(&refusal)
         })?;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::admission::account::Account;
 use super::admission::budget::{Budget, Budgets};
 use super::admission::limiter::{Limiter, Scope};
-use super::admission::reserve::Reserve;
+use super::admission::reserve::reserves;
 use super::admission::share::Share;
 use super::breaker::{Circuit, Rules};
 use super::degraded::Scarce;
@@ -27,7 +27,7 @@ use crate::api::types::{Risk, SecretKeyRef};
 use crate::lease::lessee::Terms;
 use crate::lease::{Claim, Grant, Key};
 use crate::routing::source::secrets::Secrets;
-use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
+use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash};
 
 /// A table that a router refuses; the one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -236,13 +236,7 @@ pub(super) fn budget(
 type Accounts = BTreeMap<String, Arc<Account>>;
 
 fn compile_accounts(table: &RoutingTable, metrics: &Metrics, before: Option<&Snapshot>) -> Accounts {
-    let mut reserves: BTreeMap<&str, Vec<Reserve>> = BTreeMap::new();
-    for (workload, nanos) in table.workloads.iter().filter_map(|w| Some((w, w.reserve?))) {
-        let path = table.paths.get(&workload.path);
-        for account in path.map(|path| reserved(path, &table.tiers)).unwrap_or_default() {
-            reserves.entry(account).or_default().push(Reserve { workload: workload.name.clone(), nanos });
-        }
-    }
+    let mut reserves = reserves(table);
     let mut accounts = Accounts::new();
     for account in table.tiers.values().filter_map(|tier| tier.account.as_ref()) {
         accounts.entry(account.name.clone()).or_insert_with(|| {
@@ -324,7 +318,7 @@ fn compile_tiers(
 }
 
 /// Names of the tiers that workloads of risk High use, for answers or for grades.
-fn for_high(table: &RoutingTable) -> BTreeSet<&str> {
+pub(crate) fn for_high(table: &RoutingTable) -> BTreeSet<&str> {
     let high = table.workloads.iter().filter(|workload| workload.risk == Risk::High);
     let steps = high.filter_map(|workload| table.paths.get(&workload.path)).flat_map(|path| &path.steps);
     steps.flat_map(|step| step.tiers.iter().chain(step.judges())).map(String::as_str).collect()

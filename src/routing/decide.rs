@@ -1,9 +1,10 @@
-//! Pure: which workload a request is, and which steps it may enter. No I/O, no clock.
+//! Pure: which workload a request is, which steps it may enter, and where it goes after each. No I/O, no clock.
 //!
 //! A header can only choose among workloads that the client may use: what a caller sends never widens what it may do.
 
-use crate::api::escalation_path::{Direction, Entry, FailoverReason};
+use crate::api::escalation_path::{Direction, Entry, FailoverReason, OnExceeded, OnExhausted};
 use crate::api::model_tier::Capability;
+use crate::api::types::Risk;
 use crate::routing::table::{Path, RoutingTable, Step, Tier, Workload};
 
 /// What classification looks at.
@@ -131,6 +132,12 @@ impl Skip {
             Self::MaxCost => "MaxCost",
         }
     }
+
+    /// What kind of failure of the tier it amounts to. `None`: it says nothing of the tier.
+    #[must_use]
+    pub fn failure(self) -> Option<FailoverReason> {
+        (self == Self::ContextOverflow).then_some(FailoverReason::ContextOverflow)
+    }
 }
 
 /// Whether a tier can take a request of a workload. Fails closed on the data class.
@@ -165,4 +172,79 @@ pub const fn enters(path: &Path, step: &Step, unavailable: bool) -> bool {
 #[must_use]
 pub fn fails_over(path: &Path, reason: FailoverReason) -> bool {
     path.failover_on.contains(&reason)
+}
+
+/// What came of one tier of a step, as far as it decides where the request goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its answer passed all gates.
+    Accepted,
+    /// Its answer failed a gate.
+    Rejected,
+    /// It was not asked: for what it is or how it stands, and what kind of failure that amounts to.
+    Skipped(Option<FailoverReason>),
+    /// It was not asked: a budget has not enough for it.
+    OverBudget,
+    /// It gave no answer. Without a reason it refused the request itself.
+    Unavailable(Option<FailoverReason>),
+}
+
+/// Where a request goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To the client, with the answer.
+    Reply,
+    /// To the next step.
+    Step,
+    /// To the next tier of the step, or, after the last, to the next step.
+    Tier,
+    /// No further.
+    End,
+}
+
+/// What a request has met on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// A tier was unavailable, for a reason that the path takes for one.
+    pub unavailable: bool,
+    /// A gate refused an answer.
+    pub rejected: bool,
+}
+
+impl Progress {
+    /// Takes in what came of a tier.
+    pub fn after(&mut self, path: &Path, outcome: Outcome) -> Next {
+        match outcome {
+            Outcome::Accepted => Next::Reply,
+            Outcome::Rejected => {
+                self.rejected = true;
+                Next::Step
+            }
+            Outcome::Skipped(reason) => {
+                self.unavailable |= reason.is_some_and(|reason| fails_over(path, reason));
+                Next::Tier
+            }
+            // Not for a reason that the path may choose: what is cheaper comes next, down too.
+            Outcome::OverBudget => {
+                self.unavailable = true;
+                Next::Tier
+            }
+            Outcome::Unavailable(reason) => {
+                let goes_on = reason.is_some_and(|reason| fails_over(path, reason));
+                self.unavailable |= goes_on;
+                if goes_on { Next::Tier } else { Next::End }
+            }
+        }
+    }
+}
+
+/// Whether an answer that failed a gate may be given when no better one came. `refused`: what the path says of a request
+/// that its limit on escalations did not let go on.
+#[must_use]
+pub fn may_answer_best(path: &Path, risk: Risk, refused: Option<OnExceeded>) -> bool {
+    let wanted = match refused {
+        None => path.on_exhausted == OnExhausted::BestAnswer,
+        Some(on_exceeded) => on_exceeded == OnExceeded::BestAnswer,
+    };
+    wanted && risk != Risk::High
 }

@@ -11,26 +11,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ASSUMED_TOKENS;
-use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
-use super::queue::{Queue, Ticket, patience};
-use super::reserve::{Held, Reserve, kept, kept_places, leaves_places};
+use super::limiter::{Demand, Kind};
+use super::queue::Ticket;
+use super::reserve::{Reserve, kept_places};
+use super::room::{Again, Amounts, Entry, KINDS, LENT, Lack, Room, kept_of, limits};
+pub use super::room::{Asker, Order};
 use super::share::Share;
-use crate::api::types::Risk;
-use crate::lease::bucket::whole;
-use crate::lease::holding::{Holding, Places, Waiting as Waits};
+use crate::lease::holding::{Holding, Places, Taken, Waiting as Waits};
 use crate::lease::lessee::Terms;
-use crate::lease::{self, Claim, Count, Grant, Key, Scope};
+use crate::lease::{self, Claim, Grant, Key, Scope};
 use crate::router::answer::Usage;
 use crate::router::body::Peek;
 use crate::router::metrics::{AccountMetrics, LeaseMetrics, Metrics};
 use crate::routing::table::Quota;
-
-/// What is counted a minute, in the order in which it is kept.
-const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
-
-/// The same, as the operator knows it.
-const LENT: [lease::Kind; 4] =
-    [lease::Kind::Requests, lease::Kind::Tokens, lease::Kind::InputTokens, lease::Kind::OutputTokens];
 
 /// An account in force.
 pub struct Account {
@@ -40,38 +33,10 @@ pub struct Account {
     share: Share,
     reserves: Vec<Reserve>,
     /// Shared with the account of the table before, where an operator lends what it holds.
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Room>>,
     metrics: AccountMetrics,
     /// Of what is lent.
     taken: [Option<LeaseMetrics>; 4],
-}
-
-#[derive(Default)]
-struct State {
-    amounts: [Option<Holding>; 4],
-    places: Option<Places>,
-    in_flight: u32,
-    /// What is left of the reserves, in their order.
-    held: Vec<Held>,
-    queue: Queue,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Asker {
-    /// Risk of its workload.
-    pub risk: Risk,
-    /// Its workload's reserve, by its place among those of the account.
-    pub reserve: Option<usize>,
-}
-
-/// What a request takes of an account.
-#[derive(Clone, Copy, Debug)]
-pub struct Order {
-    /// Tokens of its input, as estimated.
-    pub input: u64,
-    /// Tokens of its output, at most or as assumed.
-    pub output: Demand,
 }
 
 impl Order {
@@ -86,16 +51,6 @@ impl Order {
         Self { input: peek.input_tokens_estimate(), output }
     }
 }
-
-/// Why there is no room.
-struct Lack {
-    kind: Kind,
-    /// Time until there is room, if nothing is given back before; `None`: never.
-    wait: Option<Duration>,
-}
-
-/// There may be room, but others have waited for it.
-const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
 
 impl Account {
     /// A full quota, or the one before if it is the same: a new table must not fill what was used. What is lent outlives
@@ -122,28 +77,11 @@ impl Account {
             return same.clone();
         }
         let now = tokio::time::Instant::now().into_std();
-        let limits = limits(&quota);
         let before = before.filter(|before| share.is_lent() && before.share.is_lent());
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
-        {
-            let mut state = lock(&state);
-            let counts = LENT.map(|kind| Count::of(Scope::Account, kind));
-            for ((held, limit), count) in state.amounts.iter_mut().zip(limits).zip(counts) {
-                share.amount(limit, count, held, now);
-            }
-            share.places(quota.max_concurrent, &mut state.places, now);
-            let held = |reserve: &Reserve| {
-                let mut counts = counts.into_iter();
-                let kept = |limit: Option<u64>| {
-                    let count = counts.next();
-                    Some(share.reserve(limit?, count?, reserve.nanos, now))
-                };
-                Held::new(reserve, limits.map(kept))
-            };
-            state.held = reserves.iter().map(held).collect();
-        }
+        lock(&state).set(&quota, share, &reserves, now);
         let mut kinds = KINDS.into_iter();
-        let taken = limits.map(|limit| {
+        let taken = limits(&quota).map(|limit| {
             let kind = kinds.next().filter(|_| limit.is_some() && share.is_lent())?;
             Some(metrics.lease("account", name, kind))
         });
@@ -162,7 +100,7 @@ impl Account {
     #[must_use]
     pub fn has_free(&self, percent: u32, now: Instant) -> bool {
         let mut state = self.state();
-        let State { amounts, places, in_flight, queue, .. } = &mut *state;
+        let Room { amounts, places, in_flight, queue, .. } = &mut *state;
         places.iter_mut().for_each(|held| held.fill(now));
         let used = u64::from(*in_flight) * 100;
         let fills = |held: &mut Holding| {
@@ -184,7 +122,7 @@ impl Account {
             return;
         }
         let mut state = self.state();
-        let State { amounts, places, in_flight, held, queue } = &mut *state;
+        let Room { amounts, places, in_flight, held, queue } = &mut *state;
         let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         let urgent = u64::try_from(queue.urgent()).unwrap_or(u64::MAX);
         for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
@@ -233,66 +171,14 @@ impl Account {
         self.reserves.iter().position(|reserve| reserve.workload == workload)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Room> {
         lock(&self.state)
     }
 
-    /// What a request takes of each. What is only assumed never makes it too large.
-    fn amounts(state: &mut State, order: Order, risk: Risk) -> [u64; 4] {
-        let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
-        let most = |at: usize| state.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
-        let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
-        for (held, amount) in state.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High));
-        }
-        amounts
-    }
-
-    fn lack(state: &mut State, risk: Risk, asked: [u64; 4], now: Instant) -> Option<Lack> {
-        let State { amounts, places, in_flight, held, .. } = state;
-        held.iter_mut().for_each(|held| held.fill(now));
-        // Only Low has to leave what is reserved.
-        let held = if risk == Risk::Low { held.as_slice() } else { &[] };
-        let mut found: Option<Lack> = None;
-        if let Some(places) = places {
-            places.fill(now);
-            let most = places.most();
-            if !leaves_places(held, most, *in_flight) {
-                let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
-                places.lack();
-                found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
-            }
-        }
-        for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
-            let Some(holding) = holding else { continue };
-            holding.fill(now);
-            let wait = holding.wait_beside(amount, kept_of(holding, held, at));
-            if wait == Some(Duration::ZERO) {
-                continue;
-            }
-            holding.lack(amount);
-            let kind = if holding.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
-            if found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait) {
-                found = Some(Lack { kind, wait });
-            }
-        }
-        if found.is_some() {
-            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
-        }
-        found
-    }
-
-    fn take(self: &Arc<Self>, state: &mut State, reserve: Option<usize>, amounts: [u64; 4]) -> Permit {
-        state.in_flight += 1;
-        if let Some(held) = reserve.and_then(|reserve| state.held.get_mut(reserve)) {
-            held.take(amounts);
-        }
-        for ((held, amount), metrics) in state.amounts.iter_mut().zip(amounts).zip(&self.taken) {
-            let Some(taken) = held.as_mut().map(|held| held.take(amount)) else { continue };
+    fn permit(self: &Arc<Self>, reserve: Option<usize>, amounts: Amounts, taken: [Taken; 4]) -> Permit {
+        for (metrics, taken) in self.taken.iter().zip(taken) {
             metrics.iter().for_each(|metrics| metrics.taken(taken));
         }
-        let in_flight = state.in_flight;
-        state.places.iter_mut().for_each(|held| held.filled(in_flight));
         self.metrics.admissions.admitted();
         Permit { account: self.clone(), reserve, amounts, open: true }
     }
@@ -313,52 +199,32 @@ impl Account {
         asker: Asker,
         deadline: tokio::time::Instant,
     ) -> Result<Permit, Duration> {
-        let Asker { risk, reserve } = asker;
         let begin = tokio::time::Instant::now();
-        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
-        let give_up = begin + patience(risk).time.min(deadline.saturating_duration_since(begin) / 2);
-        let amounts;
-        let waiting = {
+        let (amounts, ticket, give_up) = {
             let mut state = self.state();
-            amounts = Self::amounts(&mut state, order, risk);
-            let lack = match Self::lack(&mut state, risk, amounts, begin.into_std()) {
-                None if !state.queue.has_before(risk) => return Ok(self.take(&mut state, reserve, amounts)),
-                None => LATER,
-                Some(lack) => lack,
-            };
-            // Requests are not given back: nothing can make the wait for one shorter.
-            let requests = state.amounts[0].as_ref().and_then(|held| held.wait(1)).unwrap_or_default();
-            if lack.wait.is_none() || give_up <= begin || begin + requests > give_up {
-                return Err(self.refuse(&lack));
+            let amounts = state.amounts(order, asker.risk);
+            match state.enter(amounts, asker, begin.into_std(), deadline.into_std()) {
+                Entry::In(taken) => return Ok(self.permit(asker.reserve, amounts, taken)),
+                Entry::Refused(lack) => return Err(self.refuse(&lack)),
+                Entry::Waits(ticket, give_up) => (amounts, ticket, give_up),
             }
-            let Some(ticket) = state.queue.join(risk) else { return Err(self.refuse(&LATER)) };
-            self.metrics.waiting.inc();
-            Waiting { account: self, ticket }
         };
+        self.metrics.waiting.inc();
+        let waiting = Waiting { account: self, ticket };
         loop {
-            let (lack, look_again) = {
-                let mut state = self.state();
-                let now = tokio::time::Instant::now();
-                let first = state.queue.is_first(&waiting.ticket);
-                match Self::lack(&mut state, risk, amounts, now.into_std()) {
-                    None if first => {
-                        let permit = self.take(&mut state, reserve, amounts);
-                        drop(state);
-                        self.metrics.wait.observe(begin.elapsed().as_secs_f64());
-                        return Ok(permit);
-                    }
-                    None => (LATER, give_up),
-                    Some(lack) => {
-                        let fills = lack.wait.filter(|_| first && lack.kind != Kind::Concurrency);
-                        let look_again = fills.map_or(give_up, |wait| give_up.min(now + wait));
-                        (lack, look_again)
-                    }
+            let now = tokio::time::Instant::now().into_std();
+            let next = self.state().again(&waiting.ticket, give_up, amounts, asker, now);
+            let look_again = match next {
+                Again::Waits(look_again) => tokio::time::Instant::from_std(look_again),
+                Again::In(taken) => {
+                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    return Ok(self.permit(asker.reserve, amounts, taken));
+                }
+                Again::GivenUp(lack) => {
+                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    return Err(self.refuse(&lack));
                 }
             };
-            if tokio::time::Instant::now() >= give_up {
-                self.metrics.wait.observe(begin.elapsed().as_secs_f64());
-                return Err(self.refuse(&lack));
-            }
             tokio::select! {
                 () = waiting.ticket.rung() => {}
                 () = tokio::time::sleep_until(look_again) => {}
@@ -367,7 +233,7 @@ impl Account {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<Room>) -> MutexGuard<'_, Room> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -388,7 +254,7 @@ impl Drop for Waiting<'_> {
 pub struct Permit {
     account: Arc<Account>,
     reserve: Option<usize>,
-    amounts: [u64; 4],
+    amounts: Amounts,
     open: bool,
 }
 
@@ -413,20 +279,12 @@ impl Permit {
         self.close(used);
     }
 
-    fn close(&mut self, used: Option<[u64; 4]>) {
+    fn close(&mut self, used: Option<Amounts>) {
         if !std::mem::take(&mut self.open) {
             return;
         }
         let used = used.unwrap_or(self.amounts);
-        let mut state = self.account.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        if let Some(held) = self.reserve.and_then(|reserve| state.held.get_mut(reserve)) {
-            held.close(self.amounts, used);
-        }
-        for ((held, reserved), used) in state.amounts.iter_mut().zip(self.amounts).zip(used) {
-            held.iter_mut().for_each(|held| held.settle(reserved, used));
-        }
-        state.queue.ring();
+        self.account.state().close(self.reserve, self.amounts, used);
     }
 }
 
@@ -436,21 +294,12 @@ impl Drop for Permit {
     }
 }
 
-/// What reserves keep of a holding. Of a few seconds' worth they keep whole ones: a part of one would keep the next one too.
-fn kept_of(holding: &Holding, held: &[Held], kind: usize) -> i128 {
-    let kept = kept(held, kind);
-    if holding.counts_minutes() { whole(kept) } else { kept }
-}
-
-const fn limits(quota: &Quota) -> [Option<u64>; 4] {
-    [quota.requests_per_minute, quota.tokens_per_minute, quota.input_tokens_per_minute, quota.output_tokens_per_minute]
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::types::Risk;
     use crate::lease::bucket::Bucket;
     use crate::router::admission::tests::metrics;
 
@@ -581,9 +430,11 @@ mod tests {
     /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
     fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
         let mut state = account.state();
-        let amounts = Account::amounts(&mut state, order, asker.risk);
-        let room = Account::lack(&mut state, asker.risk, amounts, now).is_none();
-        room.then(|| account.take(&mut state, asker.reserve, amounts))
+        let amounts = state.amounts(order, asker.risk);
+        state.lack(asker.risk, amounts, now).is_none().then(|| {
+            state.take(asker.reserve, amounts);
+            account.permit(asker.reserve, amounts)
+        })
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod lent_tests;
 pub mod limiter;
 pub mod queue;
 pub mod reserve;
+pub mod room;
 pub mod share;
 pub mod standing;
 
@@ -69,8 +70,7 @@ impl Admitted {
 ///
 /// # Errors
 /// The first limit without room.
-pub fn admit(limiters: [Option<&Arc<Limiter>>; 2], demand: Demand) -> Result<Admitted, Box<Refusal>> {
-    let now = Instant::now();
+pub fn admit(limiters: [Option<&Arc<Limiter>>; 2], demand: Demand, now: Instant) -> Result<Admitted, Box<Refusal>> {
     let mut admitted = Admitted { permits: [None, None] };
     for (place, limiter) in admitted.permits.iter_mut().zip(limiters) {
         match limiter.map(|limiter| limiter.admit(demand, now)) {
@@ -135,17 +135,18 @@ pub(crate) mod tests {
         };
         let (client, workload) = (limit(Scope::Client, 2), limit(Scope::Workload, 1));
         let one = Demand { stated: 1, assumed: 0 };
-        let admitted = admit([Some(&client), Some(&workload)], one).ok().unwrap();
+        let now = Instant::now();
+        let admitted = admit([Some(&client), Some(&workload)], one, now).ok().unwrap();
         assert_eq!(admitted.standing().requests.map(|level| (level.limit, level.left)), Some((1, 0)));
-        let problem = over(&admit([Some(&client), Some(&workload)], one).err().unwrap());
+        let problem = over(&admit([Some(&client), Some(&workload)], one, now).err().unwrap());
         assert!(
             problem.message.starts_with("workload a is at its limit requestsPerMinute of 1"),
             "{}",
             problem.message
         );
         assert!((59..=60).contains(&problem.retry_after.unwrap()), "{problem:?}");
-        assert!(admit([Some(&client), None], one).is_ok());
-        let problem = over(&admit([Some(&client), None], one).err().unwrap());
+        assert!(admit([Some(&client), None], one, now).is_ok());
+        let problem = over(&admit([Some(&client), None], one, now).err().unwrap());
         assert!(problem.message.starts_with("client a is at its limit"), "{}", problem.message);
     }
 }

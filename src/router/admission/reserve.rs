@@ -5,9 +5,11 @@
 //! reserve fills no faster than the account, its workload always finds it there, whatever Low does. (What a Low answer
 //! used beyond its reservation is only known afterwards: it may reach into the reserves once, and later ones then wait.)
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::lease::bucket::{Bucket, settle};
+use crate::routing::table::{RoutingTable, reserved};
 
 /// The whole, in the unit of parts.
 const ONE: u64 = 1_000_000_000;
@@ -19,6 +21,19 @@ pub struct Reserve {
     pub workload: String,
     /// Its part, in 1e-9.
     pub nanos: u64,
+}
+
+/// The reserves of a table, by account.
+#[must_use]
+pub fn reserves(table: &RoutingTable) -> BTreeMap<&str, Vec<Reserve>> {
+    let mut reserves: BTreeMap<&str, Vec<Reserve>> = BTreeMap::new();
+    for (workload, nanos) in table.workloads.iter().filter_map(|w| Some((w, w.reserve?))) {
+        let path = table.paths.get(&workload.path);
+        for account in path.map(|path| reserved(path, &table.tiers)).unwrap_or_default() {
+            reserves.entry(account).or_default().push(Reserve { workload: workload.name.clone(), nanos });
+        }
+    }
+    reserves
 }
 
 /// What is left of a reserve.

@@ -1,0 +1,228 @@
+//! What an account can still take, who waits for it, and who is next.
+//!
+//! Pure: the caller brings the time, and waits. [`Account`](super::account::Account) does so for requests, and the
+//! simulator in virtual time.
+
+use std::time::{Duration, Instant};
+
+use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
+use super::queue::{Queue, Ticket, patience};
+use super::reserve::{Held, Reserve, kept, leaves_places};
+use super::share::Share;
+use crate::api::types::Risk;
+use crate::lease::bucket::whole;
+use crate::lease::holding::{Holding, Places, Taken};
+use crate::lease::{self, Count, Scope};
+use crate::routing::table::Quota;
+
+/// What is counted a minute, in the order in which it is kept.
+pub(super) const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
+
+/// The same, as the operator knows it.
+pub(super) const LENT: [lease::Kind; 4] =
+    [lease::Kind::Requests, lease::Kind::Tokens, lease::Kind::InputTokens, lease::Kind::OutputTokens];
+
+/// What a request takes of each of the four: requests, tokens, tokens of input, tokens of output.
+pub type Amounts = [u64; 4];
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Risk of its workload.
+    pub risk: Risk,
+    /// Its workload's reserve, by its place among those of the account.
+    pub reserve: Option<usize>,
+}
+
+/// What a request takes of an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// Tokens of its input, as estimated.
+    pub input: u64,
+    /// Tokens of its output, at most or as assumed.
+    pub output: Demand,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug)]
+pub struct Lack {
+    /// Which limit.
+    pub kind: Kind,
+    /// Time until there is room, if nothing is given back before; `None`: never.
+    pub wait: Option<Duration>,
+}
+
+/// There may be room, but others have waited for it.
+const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
+
+/// What becomes of a request that comes.
+#[derive(Debug)]
+pub enum Entry {
+    /// It has what it needs, taken from there.
+    In([Taken; 4]),
+    /// It waits, until then at most. [`Room::again`] tells what becomes of it, and [`Queue::leave`] ends its wait.
+    Waits(Ticket, Instant),
+    /// There is no room.
+    Refused(Lack),
+}
+
+/// What becomes of a request that waits.
+#[derive(Debug)]
+pub enum Again {
+    /// It has what it needs, taken from there.
+    In([Taken; 4]),
+    /// It waits: look again then, or when its bell rings.
+    Waits(Instant),
+    /// It has waited long enough.
+    GivenUp(Lack),
+}
+
+/// The state of an account.
+#[derive(Default)]
+pub struct Room {
+    pub(super) amounts: [Option<Holding>; 4],
+    pub(super) places: Option<Places>,
+    pub(super) in_flight: u32,
+    /// What is left of the reserves, in their order.
+    pub(super) held: Vec<Held>,
+    /// Who waits.
+    pub queue: Queue,
+}
+
+impl Room {
+    /// Puts a quota and reserves in force. What is lent outlives every change.
+    pub fn set(&mut self, quota: &Quota, share: Share, reserves: &[Reserve], now: Instant) {
+        let limits = limits(quota);
+        let counts = LENT.map(|kind| Count::of(Scope::Account, kind));
+        for ((held, limit), count) in self.amounts.iter_mut().zip(limits).zip(counts) {
+            share.amount(limit, count, held, now);
+        }
+        share.places(quota.max_concurrent, &mut self.places, now);
+        let held = |reserve: &Reserve| {
+            let mut counts = counts.into_iter();
+            let kept = |limit: Option<u64>| {
+                let count = counts.next();
+                Some(share.reserve(limit?, count?, reserve.nanos, now))
+            };
+            Held::new(reserve, limits.map(kept))
+        };
+        self.held = reserves.iter().map(held).collect();
+    }
+
+    /// What a request takes of each. What is only assumed never makes it too large.
+    pub fn amounts(&mut self, order: Order, risk: Risk) -> Amounts {
+        let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
+        let most = |at: usize| self.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
+        let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
+        for (held, amount) in self.amounts.iter_mut().zip(amounts) {
+            held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High));
+        }
+        amounts
+    }
+
+    /// What becomes of a request that comes now and must be answered by a deadline.
+    pub fn enter(&mut self, amounts: Amounts, asker: Asker, now: Instant, deadline: Instant) -> Entry {
+        let Asker { risk, reserve } = asker;
+        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
+        let give_up = now + patience(risk).time.min(deadline.saturating_duration_since(now) / 2);
+        let lack = match self.lack(risk, amounts, now) {
+            None if !self.queue.has_before(risk) => {
+                return Entry::In(self.take(reserve, amounts));
+            }
+            None => LATER,
+            Some(lack) => lack,
+        };
+        // Requests are not given back: nothing can make the wait for one shorter.
+        let requests = self.amounts[0].as_ref().and_then(|held| held.wait(1)).unwrap_or_default();
+        if lack.wait.is_none() || give_up <= now || now + requests > give_up {
+            return Entry::Refused(lack);
+        }
+        self.queue.join(risk).map_or(Entry::Refused(LATER), |ticket| Entry::Waits(ticket, give_up))
+    }
+
+    /// What becomes of a request that waits until `give_up` at most.
+    pub fn again(&mut self, ticket: &Ticket, give_up: Instant, amounts: Amounts, asker: Asker, now: Instant) -> Again {
+        let first = self.queue.is_first(ticket);
+        let (lack, look_again) = match self.lack(asker.risk, amounts, now) {
+            None if first => {
+                return Again::In(self.take(asker.reserve, amounts));
+            }
+            None => (LATER, give_up),
+            Some(lack) => {
+                let fills = lack.wait.filter(|_| first && lack.kind != Kind::Concurrency);
+                (lack, fills.map_or(give_up, |wait| give_up.min(now + wait)))
+            }
+        };
+        if now >= give_up { Again::GivenUp(lack) } else { Again::Waits(look_again) }
+    }
+
+    pub(super) fn lack(&mut self, risk: Risk, asked: Amounts, now: Instant) -> Option<Lack> {
+        let Self { amounts, places, in_flight, held, .. } = self;
+        held.iter_mut().for_each(|held| held.fill(now));
+        // Only Low has to leave what is reserved.
+        let held = if risk == Risk::Low { held.as_slice() } else { &[] };
+        let mut found: Option<Lack> = None;
+        if let Some(places) = places {
+            places.fill(now);
+            let most = places.most();
+            if !leaves_places(held, most, *in_flight) {
+                let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
+                places.lack();
+                found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
+            }
+        }
+        for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
+            let Some(holding) = holding else { continue };
+            holding.fill(now);
+            let wait = holding.wait_beside(amount, kept_of(holding, held, at));
+            if wait == Some(Duration::ZERO) {
+                continue;
+            }
+            holding.lack(amount);
+            let kind = if holding.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
+            if found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait) {
+                found = Some(Lack { kind, wait });
+            }
+        }
+        if found.is_some() {
+            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
+        }
+        found
+    }
+
+    pub(super) fn take(&mut self, reserve: Option<usize>, amounts: Amounts) -> [Taken; 4] {
+        self.in_flight += 1;
+        if let Some(held) = reserve.and_then(|reserve| self.held.get_mut(reserve)) {
+            held.take(amounts);
+        }
+        let mut taken = [Taken::default(); 4];
+        for ((held, amount), taken) in self.amounts.iter_mut().zip(amounts).zip(&mut taken) {
+            *taken = held.as_mut().map_or_else(Taken::default, |held| held.take(amount));
+        }
+        let in_flight = self.in_flight;
+        self.places.iter_mut().for_each(|held| held.filled(in_flight));
+        taken
+    }
+
+    /// A request ended that took `reserved` and used `used`. Whoever is first in the queue is told.
+    pub fn close(&mut self, reserve: Option<usize>, reserved: Amounts, used: Amounts) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(held) = reserve.and_then(|reserve| self.held.get_mut(reserve)) {
+            held.close(reserved, used);
+        }
+        for ((held, reserved), used) in self.amounts.iter_mut().zip(reserved).zip(used) {
+            held.iter_mut().for_each(|held| held.settle(reserved, used));
+        }
+        self.queue.ring();
+    }
+}
+
+/// What reserves keep of a holding. Of a few seconds' worth they keep whole ones: a part of one would keep the next one too.
+pub(super) fn kept_of(holding: &Holding, held: &[Held], kind: usize) -> i128 {
+    let kept = kept(held, kind);
+    if holding.counts_minutes() { whole(kept) } else { kept }
+}
+
+pub(super) const fn limits(quota: &Quota) -> [Option<u64>; 4] {
+    [quota.requests_per_minute, quota.tokens_per_minute, quota.input_tokens_per_minute, quota.output_tokens_per_minute]
+}

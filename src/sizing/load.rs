@@ -1,0 +1,143 @@
+//! Requests that come to a pool, with what they ask of it.
+
+use super::input::{Offered, Service, Takes};
+use super::wait::Speed;
+
+/// The largest number that is reckoned with: of requests, tokens or seconds.
+const MOST: f64 = 1e9;
+
+/// A number from 0 to [`MOST`].
+pub(super) fn number(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, MOST) }
+}
+
+/// A number from 0 to 1.
+pub(super) fn share(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
+}
+
+/// Requests of one workload.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Part {
+    /// Requests a second.
+    pub rate: f64,
+    /// Index of dispersion.
+    pub dispersion: f64,
+    /// Time over which the rate was measured. 0: exact.
+    pub window: f64,
+    /// What each takes.
+    pub takes: Takes,
+}
+
+impl Part {
+    /// `rate` of the requests that are offered. A random part p of a stream has the dispersion 1 + p (I - 1); where each
+    /// makes several at once, they come together.
+    pub fn of(offered: &Offered, rate: f64, takes: Takes) -> Self {
+        let whole = number(offered.rate);
+        let part = if whole > 0.0 { rate / whole } else { 0.0 };
+        let index = number(offered.dispersion);
+        let dispersion = if part <= 1.0 { 1.0 + part * (index - 1.0) } else { part * index };
+        Self { rate, dispersion, window: number(offered.window), takes }
+    }
+}
+
+/// All requests that come to a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Load {
+    pub parts: Vec<Part>,
+}
+
+impl Load {
+    /// Requests a second.
+    pub fn rate(&self) -> f64 {
+        self.parts.iter().map(|part| part.rate).sum()
+    }
+
+    /// The same with `part` of every stream of `other` besides.
+    pub fn with(&self, other: &Self, part: f64) -> Self {
+        let thin = |p: &Part| Part { rate: p.rate * part, dispersion: 1.0 + part * (p.dispersion - 1.0), ..*p };
+        Self { parts: self.parts.iter().copied().chain(other.parts.iter().map(thin)).collect() }
+    }
+
+    /// How far the count of a second varies: variances of streams that know nothing of each other add up.
+    fn variance(&self) -> f64 {
+        self.parts.iter().map(|part| part.rate * part.dispersion).sum()
+    }
+
+    /// Standard deviation of the mean rate over `seconds`.
+    pub fn deviation(&self, seconds: f64) -> f64 {
+        (self.variance() / seconds).sqrt()
+    }
+
+    /// Standard error of the rate, by how long it was measured.
+    pub fn error(&self) -> f64 {
+        let measured = self.parts.iter().filter(|part| part.window > 0.0);
+        measured.map(|part| part.rate * part.dispersion / part.window).sum::<f64>().sqrt()
+    }
+
+    /// How fast a replica of `slots` slots serves this mixture.
+    pub fn speed(&self, service: &Service, slots: f64) -> Speed {
+        let (fixed, growing) = match *service {
+            Service::Constant { seconds } => (number(seconds), 0.0),
+            Service::Batching { alpha, beta, gamma } => {
+                let input = self.mean(|part| number(part.takes.input_tokens));
+                let output = self.mean(|part| number(part.takes.output_tokens));
+                (number(gamma) * input + number(alpha) * output, number(beta) * output)
+            }
+        };
+        // A request takes some time, whatever was measured.
+        Speed { fixed: fixed.max(1e-6), growing, slots }
+    }
+
+    /// Squared coefficient of variation of the work of all: within workloads, and between them.
+    pub fn variation(&self, service: &Service, slots: f64) -> f64 {
+        let seconds = |part: &Part| Self { parts: vec![*part] }.speed(service, slots).seconds(slots);
+        let mean = self.mean(seconds);
+        let square = self.mean(|part| seconds(part).powi(2) * (1.0 + number(part.takes.variation)));
+        if mean > 0.0 { square / (mean * mean) - 1.0 } else { 1.0 }
+    }
+
+    fn mean(&self, of: impl Fn(&Part) -> f64) -> f64 {
+        let rate = self.rate();
+        if rate > 0.0 { self.parts.iter().map(|part| part.rate * of(part)).sum::<f64>() / rate } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(rate: f64, output_tokens: f64, variation: f64) -> Part {
+        let takes = Takes { input_tokens: 100.0, output_tokens, variation, seconds: 0.0 };
+        Part { rate, dispersion: 1.0, window: 100.0, takes }
+    }
+
+    #[test]
+    fn a_mixture_has_the_mean_and_the_variance_of_its_parts() {
+        let service = Service::Batching { alpha: 0.02, beta: 0.001, gamma: 0.0005 };
+        let load = Load { parts: vec![part(3.0, 50.0, 0.0), part(1.0, 450.0, 0.0)] };
+        let speed = load.speed(&service, 4.0);
+        // 150 tokens in the mean: 0.05 of prefill, 150 steps of 0.02 + 0.001 b.
+        assert!((speed.fixed - 3.05).abs() < 1e-9 && (speed.growing - 0.15).abs() < 1e-9, "{speed:?}");
+        // 1.25 s three times of four, 10.85 s once.
+        let mean: f64 = 0.75 * 1.25 + 0.25 * 10.85;
+        let square = 0.75 * 1.25_f64.powi(2) + 0.25 * 10.85_f64.powi(2);
+        assert!((load.variation(&service, 4.0) - (square / mean / mean - 1.0)).abs() < 1e-9);
+        assert!((Load { parts: vec![part(3.0, 50.0, 2.0)] }.variation(&service, 4.0) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn streams_that_are_thinned_come_closer_to_poisson() {
+        let offered = Offered { rate: 10.0, dispersion: 5.0, window: 300.0 };
+        let of = |rate| Part::of(&offered, rate, Takes::default()).dispersion;
+        assert!((of(10.0) - 5.0).abs() < 1e-9 && (of(1.0) - 1.4).abs() < 1e-9 && (of(20.0) - 10.0).abs() < 1e-9);
+        let load = Load { parts: vec![part(9.0, 1.0, 1.0)] };
+        assert!((load.error() - 0.3).abs() < 1e-9 && (load.deviation(36.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nonsense_counts_as_the_nearest_sense() {
+        assert!(number(f64::NAN) == 0.0 && number(-1.0) == 0.0 && number(f64::INFINITY) == MOST);
+        assert!(share(f64::NAN) == 0.0 && share(7.0) == 1.0);
+    }
+}
