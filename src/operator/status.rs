@@ -4,6 +4,7 @@
 //! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
 
 mod budgets;
+mod figures;
 mod programmed;
 mod progress;
 pub mod write;
@@ -122,10 +123,13 @@ pub fn policy(
     let ready = ready(outcome, Some(&rollout), was_ready).and(&programmed, was_ready);
     conditions.set(programmed);
     conditions.close(outcome, ready);
+    let figures::Said { workloads, cost_per_transaction } = figures::figures(policy, observed.figures.as_ref());
     let status = RoutingPolicyStatus {
         conditions: conditions.done(),
         observed_generation: generation,
-        workloads: i32::try_from(policy.spec.workloads.len()).ok(),
+        workload_count: i32::try_from(policy.spec.workloads.len()).ok(),
+        workloads,
+        cost_per_transaction,
         routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
         table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
         budgets: budgets::budgets(policy, observed.budgets.as_ref()),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::demand::Figures;
 use crate::routing::RoutingTable;
 use crate::routing::report::RefusedTable;
 
@@ -36,6 +37,8 @@ pub struct Observed {
     pub reports: Option<Reports>,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
+    /// What requests of its workloads came to. `None`: this operator does not measure it.
+    pub figures: Option<BTreeMap<String, Figures>>,
 }
 
 /// The routers of a policy: what they reported last, and which should have.

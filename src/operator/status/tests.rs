@@ -3,12 +3,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::write::{LONGEST, Write, decide};
+use super::write::{FIGURES, LONGEST, Write, decide};
 use super::*;
 use crate::api::conditions::{
     REASON_APPLY_FAILED, REASON_CONFLICT, REASON_INVALID, REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND,
     REASON_WAITING_FOR_MOUNTS, RECONCILING, STALLED,
 };
+use crate::api::types::Decimal;
 
 fn a_tier(replicas: i32) -> ModelTier {
     serde_json::from_value(json!({
@@ -72,10 +73,10 @@ fn writes(tier: &mut ModelTier, states: &[Option<DeploymentState>]) -> Vec<usize
         let observed = state.clone().map_or_else(Observed::default, |state| seen("llama-pool", state));
         let new = super::tier(tier, &observed, &Outcome::default(), at(second as i64));
         let waited = Duration::from_secs((second - since.unwrap_or(second)) as u64);
-        match decide(tier.status.as_ref(), &new, waited) {
+        match decide(tier.status.as_ref(), &new, waited, None) {
             Write::Not => since = None,
             Write::After(_) => since = since.or(Some(second)),
-            Write::Now => {
+            Write::Now | Write::Sometime => {
                 tier.status = Some(new);
                 writes.push(second);
                 since = None;
@@ -337,4 +338,25 @@ fn a_status_never_speaks_of_a_table_that_was_replaced() {
     assert_eq!(status.table.as_ref().expect("a table").hash, "new", "it is not published yet");
     policy.status = Some(status);
     assert_eq!(replaced(&policy, "newest", at(4)), None, "it says so already");
+}
+
+#[test]
+fn figures_are_written_seldom_and_nothing_else_waits_for_them() {
+    let stored = RoutingPolicyStatus { workload_count: Some(1), ..RoutingPolicyStatus::default() };
+    let figures = RoutingPolicyStatus { cost_per_transaction: Some(Decimal("0.1".into())), ..stored.clone() };
+    let say = |new: &RoutingPolicyStatus, waited: u64, written: Option<u64>| {
+        decide(Some(&stored), new, Duration::from_secs(waited), written.map(Duration::from_secs))
+    };
+    assert_eq!(say(&figures, 0, None), Write::Sometime, "the first ones after a silence");
+    assert_eq!(say(&figures, 0, Some(10)), Write::After(FIGURES - Duration::from_secs(10)));
+    assert_eq!(say(&figures, 0, Some(30)), Write::Sometime);
+    let counts = RoutingPolicyStatus { routers: Some(RoutersStatus { replicas: 1, ready: 1 }), ..stored.clone() };
+    let before = RoutingPolicyStatus { routers: Some(RoutersStatus { replicas: 1, ready: 0 }), ..stored.clone() };
+    let of_before = |new, waited, written| decide(Some(&before), new, Duration::from_secs(waited), written);
+    assert_eq!(of_before(&counts, 1, None), Write::After(LONGEST - Duration::from_secs(1)));
+    let both = RoutingPolicyStatus { cost_per_transaction: Some(Decimal("0.1".into())), ..counts.clone() };
+    assert_eq!(of_before(&both, 1, Some(Duration::ZERO)), Write::After(FIGURES));
+    assert_eq!(of_before(&both, 60, Some(Duration::ZERO)), Write::Now);
+    let urgent = RoutingPolicyStatus { workload_count: Some(2), ..figures };
+    assert_eq!(say(&urgent, 0, Some(0)), Write::Now);
 }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use super::budgets::Budgets;
+use super::books::Books;
 use super::keeper::Certificate;
 use super::lending::Lending;
 use super::tokens::{Denied, Tokens};
@@ -49,8 +49,8 @@ pub struct Desk {
     pub tokens: Tokens,
     /// Whether this operator leads.
     pub leader: Leader,
-    /// What is left of budgets.
-    pub budgets: Arc<Budgets>,
+    /// What it keeps of policies then.
+    pub books: Arc<Books>,
     /// What it lends then.
     pub lending: Lending,
 }
@@ -100,9 +100,7 @@ impl Desk {
         }
         let stamp_ms = report.stamp_ms;
         let now = Instant::now();
-        let purses = format!("{}/{:x}", report.pod, report.purses);
-        let order = report.incarnation.saturating_add(report.sequence);
-        let budgets = self.budgets.report(&caller.policy, &purses, order, &report.budgets, now);
+        let budgets = self.books.report(&caller.policy, &report, now);
         let leader = self.leader.leads(now);
         let leases = report.leases.as_ref().and_then(|claims| {
             let (namespace, policy) = caller.policy.clone();
