@@ -1,16 +1,17 @@
 //! What requests come to, from router processes that answer them to the status of their policy: over restarts of both.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::events::v1::Event;
 use rustls::pki_types::PrivateKeyDer;
 use smallfirst::sizing::input::Offered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +26,7 @@ use super::*;
 #[derive(Clone, Default)]
 struct Provider {
     asked: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Provider {
@@ -66,7 +68,11 @@ impl Provider {
         let answer = json!({
             "id": "a", "object": "chat.completion", "created": 1, "model": request["model"], "choices": [choice], "usage": usage,
         });
-        Ok(Response::new(Full::new(Bytes::from(answer.to_string()))))
+        let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+        if self.broken.load(Ordering::SeqCst) {
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        Ok(response)
     }
 }
 
@@ -182,6 +188,58 @@ fn a_status_says_what_requests_came_to_over_restarts_of_routers_and_operators_an
         writes();
         pause(12_000).await;
         assert_eq!(writes(), Vec::<String>::new(), "an idle cluster");
+        operator.stop().await;
+    });
+}
+
+#[test]
+fn a_tier_that_does_not_answer_is_degraded_until_it_does_again() {
+    let _alone = alone();
+    server::with_server(|client| async move {
+        let (ns, release) = (namespace(&client, "degraded").await, namespace(&client, "degraded-release").await);
+        let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;
+        let provider = Provider::default();
+        let (url, certificate) = provider.start().await;
+        portfolio(&client, &ns, &url).await;
+        let fleet = Fleet::new(&client, &ns).await;
+        fleet.mount("keys", "k", "v");
+        fleet.trust(&certificate);
+        let router = fleet.router("r-0").await;
+        let tiers: Api<ModelTier> = Api::namespaced(client.clone(), &ns);
+        let available = || async {
+            let found = condition(&tiers.get("large").await.unwrap(), "Available")?;
+            Some((found["status"].as_str()?.to_owned(), found["reason"].as_str()?.to_owned()))
+        };
+        let is = |status: &str, reason: &str| {
+            let wanted = Some((status.to_owned(), reason.to_owned()));
+            let available = &available;
+            async move { until("the condition", || async { (available().await == wanted).then_some(()) }).await }
+        };
+        is("True", "Configured").await;
+        provider.broken.store(true, Ordering::SeqCst);
+        // Five in a row open a circuit.
+        ask(&router, 6).await;
+        is("False", "Degraded").await;
+        provider.broken.store(false, Ordering::SeqCst);
+        until("an answer", || async { (ask(&router, 1).await == ["200"]).then_some(()) }).await;
+        until("an answer of the large tier", || async {
+            ask(&router, 1).await;
+            let id = (ns.clone(), "large".to_owned());
+            operator.world.measured.calls(&id, |calls| calls.seconds()).flatten().map(drop)
+        })
+        .await;
+        is("True", "Configured").await;
+        let events: Api<Event> = Api::namespaced(client.clone(), &ns);
+        let reasons = until("both events", || async {
+            let found = events.list(&ListParams::default()).await.unwrap().items;
+            let of_tier = |event: &&Event| event.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("large");
+            let reasons: Vec<String> = found.iter().filter(of_tier).filter_map(|event| event.reason.clone()).collect();
+            (reasons.len() >= 2).then_some(reasons)
+        })
+        .await;
+        for reason in ["Degraded", "Recovered"] {
+            assert!(reasons.iter().any(|found| found == reason), "{reasons:?}");
+        }
         operator.stop().await;
     });
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, Recorder, Reporter};
@@ -153,7 +152,7 @@ impl Statuses {
             Write::Not => self.keep(key),
             Write::Now | Write::Sometime => {
                 self.differs().remove(key);
-                self.set(key, object, new, stored.map(Status::conditions).unwrap_or_default());
+                self.set(key, object, new, stored);
             }
             Write::After(wait) => {
                 self.waiting().remove(key);
@@ -180,13 +179,15 @@ impl Statuses {
         }
     }
 
-    fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition])
+    fn set<K, S>(&self, key: &Key, object: &K, status: &S, stored: Option<&S>)
     where
         K: Resource<DynamicType = ()>,
         S: Status + Serialize,
     {
         let body = body(object, status);
-        let events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
+        let old = stored.map(Status::conditions).unwrap_or_default();
+        let mut events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
+        events.extend(stored.iter().flat_map(|stored| status.events(stored)));
         let mut waiting = self.waiting();
         let since = waiting.get(key).map_or_else(Instant::now, |before| before.since);
         waiting.insert(key.clone(), Waiting { since, body, events, reference: object.object_ref(&()) });

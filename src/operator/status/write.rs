@@ -9,9 +9,12 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::Event;
 
 use crate::api::conditions::{AVAILABLE, READY};
+use crate::api::routing_policy::BudgetStatus;
 use crate::api::{EscalationPathStatus, ModelTierStatus, RoutingPolicyStatus};
+use crate::operator::events;
 
 /// How long counts wait at most.
 pub const LONGEST: Duration = Duration::from_secs(60);
@@ -41,6 +44,10 @@ pub trait Status: Clone + Default + PartialEq {
     fn take_counts(&mut self, stored: &Self);
     /// Takes over what requests came to.
     fn take_figures(&mut self, _stored: &Self) {}
+    /// What happened since the stored one, beside what its conditions say.
+    fn events(&self, _stored: &Self) -> Vec<Event> {
+        Vec::new()
+    }
 }
 
 impl Status for ModelTierStatus {
@@ -86,7 +93,10 @@ impl Status for RoutingPolicyStatus {
             routers.ready = stored.ready;
         }
         let names = |status: &Self| status.budgets.iter().map(|budget| budget.name.clone()).collect::<Vec<_>>();
-        if names(self) == names(stored) {
+        // That one is spent is no count: people act on it. That it is not quite after all may wait.
+        let known = |budget: &BudgetStatus| stored.budgets.iter().any(|old| old.name == budget.name && is_spent(old));
+        let spent = self.budgets.iter().any(|budget| is_spent(budget) && !known(budget));
+        if names(self) == names(stored) && !spent {
             self.budgets.clone_from(&stored.budgets);
         }
     }
@@ -95,6 +105,21 @@ impl Status for RoutingPolicyStatus {
         self.workloads.clone_from(&stored.workloads);
         self.cost_per_transaction.clone_from(&stored.cost_per_transaction);
     }
+
+    fn events(&self, stored: &Self) -> Vec<Event> {
+        let before = |budget: &&BudgetStatus| {
+            stored
+                .budgets
+                .iter()
+                .any(|old| old.name == budget.name && old.period_ends == budget.period_ends && is_spent(old))
+        };
+        let spent = self.budgets.iter().filter(|budget| is_spent(budget) && !before(budget));
+        spent.map(events::budget_spent).collect()
+    }
+}
+
+fn is_spent(budget: &BudgetStatus) -> bool {
+    budget.left.nanos() == Ok(0)
 }
 
 /// What to do about a status that has differed from the stored one for so long in what may wait, and that was written so

@@ -110,9 +110,10 @@ impl Desk {
         // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
-        if self.world.routers.take(&caller.policy, report, now.into_std()) {
-            self.queue.add_all([Key { kind: Kind::Policy, id: caller.policy.clone() }]);
-        }
+        let news = self.world.routers.take(&caller.policy, report, now.into_std());
+        let tiers = news.tiers.iter().map(|tier| Key::new(Kind::Tier, &caller.policy.0, tier));
+        let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
+        self.queue.add_all(tiers.chain(policy));
         Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, leases })
     }
 }
