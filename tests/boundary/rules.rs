@@ -6,10 +6,12 @@ use super::scan::Scan;
 pub const PURE: [&str; 20] = [
     "api",
     "lease",
+    "operator/demand",
     "operator/plan",
     "operator/status",
     "operator/sync/routers",
     "operator/validate",
+    "routing/counts",
     "routing/lent",
     "routing/packed",
     "routing/table",

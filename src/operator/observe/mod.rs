@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::demand::Figures;
 use crate::routing::RoutingTable;
 use crate::routing::report::RefusedTable;
 
@@ -34,8 +35,12 @@ pub struct Observed {
     pub deployments: BTreeMap<String, DeploymentState>,
     /// What the routers of the policy that is looked at say. `None`: they have nobody to report to.
     pub reports: Option<Reports>,
+    /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
+    pub degraded: bool,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
+    /// What requests of its workloads came to. `None`: this operator does not measure it.
+    pub figures: Option<BTreeMap<String, Figures>>,
 }
 
 /// The routers of a policy: what they reported last, and which should have.

@@ -432,8 +432,8 @@ mod tests {
         let mut state = account.state();
         let amounts = state.amounts(order, asker.risk);
         state.lack(asker.risk, amounts, now).is_none().then(|| {
-            state.take(asker.reserve, amounts);
-            account.permit(asker.reserve, amounts)
+            let taken = state.take(asker.reserve, amounts);
+            account.permit(asker.reserve, amounts, taken)
         })
     }
 
