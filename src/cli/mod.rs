@@ -13,6 +13,7 @@ pub mod crds;
 mod data_plane;
 pub mod local;
 pub mod operator;
+pub mod plan;
 pub mod probe;
 pub mod router;
 
@@ -41,6 +42,8 @@ enum Command {
     Router(router::Args),
     /// Serve manifests without a cluster, in this process.
     Local(local::Args),
+    /// Say how many replicas pools need for a given demand, and why; what accounts lack; where escalating pays.
+    Plan(plan::Args),
     /// Wait until an address of plain HTTP answers 200: what `helm test` runs.
     Probe(probe::Args),
     /// Print a completion script for a shell.
@@ -58,6 +61,7 @@ impl Cli {
             Command::Operator(args) => operator::run(args),
             Command::Router(args) => router::run(args),
             Command::Local(args) => local::run(args),
+            Command::Plan(args) => plan::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Completion(args) => completion::run(&args),
         }
