@@ -10,6 +10,7 @@ pub mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::api::sizing::SizingStatus;
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::operator::demand::Figures;
@@ -37,6 +38,8 @@ pub struct Observed {
     pub reports: Option<Reports>,
     /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
     pub degraded: bool,
+    /// What is said of how many replicas the tier that is looked at needs. `None`: nothing yet.
+    pub sizing: Option<SizingStatus>,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
     /// What requests of its workloads came to. `None`: this operator does not measure it.
