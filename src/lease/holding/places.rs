@@ -111,7 +111,7 @@ impl Places {
         }
     }
 
-    /// As [`Holding::claim`], with the requests in flight, those that wait, and places that must be left.
+    /// As [`Holding::claim`](super::Holding::claim), with the requests in flight, those that wait, and places that must be left.
     #[must_use]
     pub fn claim(
         &mut self,
@@ -140,7 +140,7 @@ impl Places {
         say(&mut lease.said, claim, report, answered)
     }
 
-    /// As [`Holding::apply`].
+    /// As [`Holding::apply`](super::Holding::apply).
     pub fn apply(&mut self, grant: Option<&Grant>, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
         let lease = self.lease.as_mut()?;
         let before = lease.places;
