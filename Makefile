@@ -19,7 +19,7 @@ help: ## Show this help
 .PHONY: deps
 deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@echo "[1/4] Debian packages"
-	@missing=$$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(DEBIAN) 2>/dev/null | awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN) | sort)); \
+	@missing=$$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(DEBIAN) 2>/dev/null || true; } | awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN) | sort)); \
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 	@echo "[2/4] crates"
 	@cargo fetch --locked --quiet

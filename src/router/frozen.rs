@@ -27,7 +27,8 @@ pub async fn frozen(pool: &Pool, endpoint: &Arc<Endpoint>, health: &Uri) {
         let silent = endpoint.silence().min(begin.elapsed());
         if silent < SILENT {
             sleep(SILENT - silent).await;
-        } else if lives(pool, endpoint, health).await {
+        // In a box: a probe is rare, and would make the future of every request larger.
+        } else if Box::pin(lives(pool, endpoint, health)).await {
             endpoint.heard();
         } else {
             return;

@@ -29,17 +29,18 @@ pub async fn serve(shared: &Arc<Shared>, pool: &Pool, request: Request<Incoming>
         (&Method::POST, "/v1/chat/completions") if snapshot.routes.commits() => {
             let (shared, pool, id) = (shared.clone(), pool.clone(), id.clone());
             let (head, reply) = oneshot::channel();
-            tokio::task::spawn_local(async move {
+            // In boxes, here and below: futures of several KiB that are copied from hand to hand cost more than the box.
+            tokio::task::spawn_local(Box::pin(async move {
                 let exchange = Exchange { shared: &shared, pool: &pool, snapshot: &snapshot, id: &id, begin };
                 exchange.flowing(request, head).await;
-            });
+            }));
             reply.await.unwrap_or_else(|_| {
                 let message = "the request was dropped";
                 refused(&Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message))
             })
         }
         (&Method::POST, "/v1/chat/completions") => {
-            Exchange { shared, pool, snapshot: &snapshot, id: &id, begin }.whole(request).await
+            Box::pin(Exchange { shared, pool, snapshot: &snapshot, id: &id, begin }.whole(request)).await
         }
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (method, "/v1/chat/completions" | "/v1/models") => {

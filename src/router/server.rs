@@ -23,6 +23,12 @@ use super::pool::{Pool, tls};
 use super::serve::serve;
 use super::traffic_tls::Certificate;
 
+/// How often a thread wakes even when nothing happens.
+///
+/// tokio interrupts its own wait, a system call, whenever a timer is due before all others; the timeouts of requests were,
+/// one a request. A timer that is always nearer than they are makes that nobody's business.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+
 /// The threads of a router.
 pub struct Server {
     /// Where it listens.
@@ -100,6 +106,11 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
     drain: Duration,
 ) {
+    tokio::task::spawn_local(async {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    });
     let open = Rc::new(Cell::new(0_usize));
     loop {
         let stream = tokio::select! {
