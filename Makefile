@@ -104,6 +104,10 @@ resume: build ## Kill and freeze real engines in mid-stream: the client's stream
 propagation: ## Measure the time from a change to every router's acknowledgement, about 3 minutes: target/bench/propagation.json
 	benches/propagation/run
 
+.PHONY: sizing-table
+sizing-table: ## Compare sizing's closed form with long simulations, a table of 288 rows; minutes
+	cargo test --locked --profile fast --lib sizing::simulated -- --ignored --nocapture
+
 .PHONY: budget
 budget: build ## Three routers spend one budget while they and the operator are killed 20 times: target/bench/budget.json (root)
 	benches/limits/budget.py --smallfirst target/release/smallfirst

@@ -179,6 +179,27 @@ fn tier_rows() -> Vec<Row> {
             json!({"maxUnavailable": "half"}),
             "spec.pool.disruption.maxUnavailable: \"half\" is not a number from 0 to 1000 or a percentage",
         ),
+        compact(
+            "/spec/pool/sizing",
+            json!({"absorb": "0.5"}),
+            "spec.pool.sizing: against and absorb must be set together",
+        ),
+        compact(
+            "/spec/pool/sizing",
+            json!({"waitTarget": {"percentile": "1"}}),
+            "spec.pool.sizing.waitTarget.percentile: must be above 0 and below 1",
+        ),
+        compact(
+            "/spec/pool/sizing",
+            json!({"waitTarget": {"within": "0s"}}),
+            "spec.pool.sizing.waitTarget.within: must be more than zero",
+        ),
+        compact(
+            "/spec/pool/sizing",
+            json!({"hourlyBudget": "1"}),
+            "spec.pool.sizing.hourlyBudget: needs spec.replicaHour",
+        ),
+        compact("/spec/replicaHour", json!("a lot"), "spec.replicaHour: \"a lot\" is not a decimal"),
         compact("/spec/pool", Value::Null, "spec: exactly one of pool, provider and service must be set"),
         compact(
             "/spec/service",

@@ -12,6 +12,8 @@ pub const RESOLVED_REFS: &str = "ResolvedRefs";
 pub const AVAILABLE: &str = "Available";
 /// Every ready router serves the table that was published last.
 pub const PROGRAMMED: &str = "Programmed";
+/// The replicas of a pool are enough for what it is sized for. Only where that is said.
+pub const SIZED: &str = "Sized";
 /// The spec is rolled out.
 pub const READY: &str = "Ready";
 /// The object is not in force or not rolled out, and a person must act. Absent otherwise.
@@ -49,6 +51,12 @@ pub const REASON_CONFLICT: &str = "Conflict";
 pub const REASON_APPLY_FAILED: &str = "ApplyFailed";
 /// The cluster lacks something that the spec needs; the message names it. Tried again with back-off.
 pub const REASON_UNSUPPORTED: &str = "Unsupported";
+/// The replicas that are allowed are enough for what the pool is sized for.
+pub const REASON_ENOUGH_REPLICAS: &str = "EnoughReplicas";
+/// Demand needs more replicas than are allowed or paid for; the message says what can't be promised. A person must act.
+pub const REASON_SIZING_LIMITED: &str = "SizingLimited";
+/// Too few requests were measured to say how many replicas are needed.
+pub const REASON_NOT_MEASURED: &str = "NotMeasured";
 /// Every ready router reported the table that was published last.
 pub const REASON_PROGRAMMED: &str = "Programmed";
 /// Ready routers have not all reported the table yet.

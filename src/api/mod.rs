@@ -9,6 +9,7 @@ pub mod model_tier;
 pub mod pool;
 pub mod router;
 pub mod routing_policy;
+pub mod sizing;
 pub mod types;
 
 pub use escalation_path::{EscalationPath, EscalationPathSpec, EscalationPathStatus};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Health;
 use super::model_from::ModelFrom;
 use super::pool::{Disruption, Rollout};
+use super::sizing::{Sizing, SizingStatus};
 use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
@@ -60,6 +61,12 @@ use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, S
         description = "Replicas of the pool"
     ),
     printcolumn(
+        name = "Floor",
+        type_ = "integer",
+        json_path = ".status.sizing.floor",
+        description = "Replicas that the pool needs"
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -68,6 +75,8 @@ use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, S
 )]
 #[x_kube(validation = Rule::new("(has(self.pool) ? 1 : 0) + (has(self.provider) ? 1 : 0) + (has(self.service) ? 1 : 0) == 1").message("spec: exactly one of pool, provider and service must be set"))]
 #[x_kube(validation = Rule::new("!has(self.provider) || (has(self.prices) && size(self.prices) > 0)").message("spec.prices: a tier with a provider needs at least one price"))]
+#[x_kube(validation = Rule::new("!has(self.replicaHour) || has(self.pool)").message("spec.replicaHour: only a tier with a pool has replicas"))]
+#[x_kube(validation = Rule::new("!has(self.pool) || !has(self.pool.sizing) || !has(self.pool.sizing.hourlyBudget) || has(self.replicaHour)").message("spec.pool.sizing.hourlyBudget: needs spec.replicaHour"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelTierSpec {
     /// Class of the model. Requests escalate from a lower class to a higher one: Small, Medium, Large, Frontier.
@@ -87,6 +96,9 @@ pub struct ModelTierSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1), extend("x-kubernetes-list-type" = "atomic"))]
     pub prices: Vec<Price>,
+    /// What a replica of the pool costs an hour, idle or not, in the policy's currency. Default: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_hour: Option<Decimal>,
     /// When routers leave the tier or one of its endpoints alone, each by what it saw itself, and how it is tried again. Of several endpoints the one that fails is set aside, always after failures in a row without any answer; by errorRatio, or for late answers, at most half of them ever are. Requests that are themselves wrong are no failures. Default: every field's own.
     #[serde(default)]
     pub health: Health,
@@ -168,6 +180,7 @@ pub struct Price {
 
 /// A pool of model servers in this cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.sizing) || has(self.perReplica)").message("spec.pool.sizing: needs perReplica.concurrency"))]
 #[x_kube(validation = Rule::new("self.engine != 'Custom' || (has(self.image) && has(self.port))").message("spec.pool: engine Custom needs image and port"))]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
@@ -207,6 +220,9 @@ pub struct Pool {
     /// What one replica can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_replica: Option<PerReplica>,
+    /// What the pool is sized for. How many replicas that needs, and why, is in status.sizing; the condition Sized says whether spec.pool.replicas are enough. Default: it is not sized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<Sizing>,
     /// A partial pod template (metadata, spec) that is deep-merged last, for what has no field here. serviceAccountName, hostPath, host namespaces and privileged containers are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<RawTemplate>,
@@ -367,7 +383,7 @@ pub struct ServiceRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelTierStatus {
-    /// State of the tier: Accepted, Available, Ready; Reconciling or Stalled while it is not Ready.
+    /// State of the tier: Accepted, Available, Sized where it is asked for, Ready; Reconciling or Stalled while it is not Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -388,6 +404,9 @@ pub struct ModelTierStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub current_revision: Option<String>,
+    /// How many replicas the pool needs, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<SizingStatus>,
     /// The most sensitive data this tier may see, after defaulting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_class: Option<DataClass>,

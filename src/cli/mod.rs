@@ -15,6 +15,7 @@ mod data_plane;
 pub mod local;
 mod manifests;
 pub mod operator;
+pub mod plan;
 pub mod probe;
 pub mod router;
 pub mod simulate;
@@ -46,6 +47,8 @@ enum Command {
     Local(local::Args),
     /// Replay a trace of requests through a policy in virtual time: cost, latency, escalation, sizes of pools.
     Simulate(simulate::Args),
+    /// Say how many replicas pools need for a given demand, and why; what accounts lack; where escalating pays.
+    Plan(plan::Args),
     /// Wait until an address of plain HTTP answers 200: what `helm test` runs.
     Probe(probe::Args),
     /// Print a completion script for a shell.
@@ -64,6 +67,7 @@ impl Cli {
             Command::Router(args) => router::run(args),
             Command::Local(args) => local::run(args),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Plan(args) => plan::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Completion(args) => completion::run(&args),
         }

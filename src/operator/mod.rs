@@ -8,6 +8,7 @@ pub mod events;
 pub mod metrics;
 pub mod observe;
 pub mod plan;
+pub mod sizing;
 pub mod status;
 pub mod sync;
 pub mod validate;

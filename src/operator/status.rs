@@ -6,6 +6,7 @@
 mod budgets;
 mod programmed;
 mod progress;
+mod sized;
 pub mod write;
 
 use std::time::Duration;
@@ -67,6 +68,10 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
         None if outcome.invalid.is_some() => not_accepted(AVAILABLE),
         None => Verdict::yes(AVAILABLE, REASON_CONFIGURED, "Routers measure whether it answers"),
     });
+    let sizing = pool.filter(|pool| pool.sizing.is_some()).map(|_| observed.sizing.clone().or(stored.sizing));
+    if let Some(sizing) = &sizing {
+        conditions.set(sized::sized(outcome, sizing.as_ref()));
+    }
     let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
     conditions.close(outcome, ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
     ModelTierStatus {
@@ -76,6 +81,7 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
         selector: pool.map(|_| plan::selector(tier)),
         ready_replicas: pool.map(|_| deployment.map_or(0, |d| d.ready)),
         current_revision: pool.and_then(|_| outcome.current_revision.clone().or(stored.current_revision)),
+        sizing: sizing.flatten(),
         data_class: Some(tier.spec.effective_data_class()),
     }
 }

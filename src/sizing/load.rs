@@ -50,7 +50,8 @@ pub(super) struct Load {
 impl Load {
     /// Requests a second.
     pub fn rate(&self) -> f64 {
-        self.parts.iter().map(|part| part.rate).sum()
+        // A sum of nothing is -0.
+        self.parts.iter().map(|part| part.rate).sum::<f64>() + 0.0
     }
 
     /// The same with `part` of every stream of `other` besides.

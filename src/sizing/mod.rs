@@ -14,6 +14,8 @@ mod load;
 pub mod output;
 mod pool;
 mod sentence;
+#[cfg(test)]
+mod simulated;
 mod slots;
 pub mod steady;
 #[cfg(test)]
@@ -44,3 +46,6 @@ pub fn size(portfolio: &Portfolio) -> Sizes {
     let pools = pools.map(|(tier, of)| (tier.clone(), pool::plan(portfolio, &walker, tier, of, &decided))).collect();
     Sizes { pools, accounts }
 }
+
+#[cfg(test)]
+mod tests;

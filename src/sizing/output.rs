@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use crate::api::sizing::Binding;
 use crate::api::types::Risk;
 
 /// The sizes of a namespace's pools, and how its accounts stand.
@@ -32,7 +33,8 @@ pub struct PoolSize {
     pub floor: u32,
     /// Most replicas: `max`, or what `hourly_budget` pays for; at least `min`.
     pub ceiling: u32,
-    /// The floors that can't be told from this one by how exactly the demand is known: a standing floor among them stays.
+    /// The numbers of replicas that can't be told from `replicas` by how exactly the demand is known: a standing floor among
+    /// them stays.
     pub band: Band,
     /// How many times as much demand the floor's replicas would serve as promised; below 1 where it is limited. `None`:
     /// there is no demand, or nothing is known of it.
@@ -54,30 +56,13 @@ pub struct Slots {
     pub all: u64,
 }
 
-/// A range of floors.
+/// A range of replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Band {
     /// The lowest.
     pub low: u32,
     /// The highest.
     pub high: u32,
-}
-
-/// What decides a pool's floor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binding {
-    /// `scaling.min`: demand needs no more.
-    Minimum,
-    /// Its own requests.
-    OwnDemand,
-    /// What it takes over when a tier is lost.
-    Absorb,
-    /// `scaling.max`: demand needs more.
-    Maximum,
-    /// `hourlyBudget`: demand needs more.
-    Budget,
-    /// Nothing yet: it is not known how long a request takes.
-    Unknown,
 }
 
 /// What a pool's ceiling leaves of what was asked for.

@@ -105,15 +105,13 @@ fn fill(size: &mut PoolSize, pool: &Pool, target: &Target, demand: &Demand, by: 
     let need = |load: &Load, error: f64| target.slots(load, (burst(load, start) + error).max(0.0));
     let (own_slots, slots) = (need(&demand.own, 0.0), need(&all, 0.0));
     let replicas = target.replicas(slots).max(target.replicas(own_slots));
-    let bounded = |replicas: u32| replicas.max(pool.min).min(size.ceiling);
-    let band =
-        Band { low: bounded(target.replicas(need(&all, -error))), high: bounded(target.replicas(need(&all, error))) };
-    let floor = bounded(replicas);
+    let [low, high] = [-error, error].map(|error| target.replicas(need(&all, error)));
+    let floor = replicas.max(pool.min).min(size.ceiling);
     let carried = |load: &Load, replicas: u32| target.carries(load, f64::from(replicas) * target.concurrency);
     size.slots = Slots { own: count(own_slots), all: count(slots.max(own_slots)) };
     size.own_replicas = target.replicas(own_slots);
     size.replicas = replicas;
-    size.band = Band { low: band.low.min(floor), high: band.high.max(floor) };
+    size.band = Band { low: low.min(replicas), high: high.max(replicas) };
     size.growth = (all.rate() > 0.0).then(|| grown(&all, start, carried(&all, floor)));
     size.binding = match () {
         () if replicas > size.ceiling => by,

@@ -44,14 +44,14 @@ fn demand(size: &PoolSize, pool: &Pool) -> String {
     let whose: Vec<String> = pool.asked.against.iter().map(|name| format!("{name}'s")).collect();
     let part = part(pool.asked.absorb);
     let over = format!(
-        "to take over {part} {} {} req/s that may fall back to it",
+        "take over {part} {} {} req/s that may fall back to it",
         whose.join(" and "),
         number(size.fallback_rate)
     );
     match size.replicas - size.own_replicas {
-        more if size.own_rate <= 0.0 => format!("{more} {over} {target}"),
-        0 => format!("{own}, enough {over}"),
-        more => format!("{own}, {more} {over}"),
+        more if size.own_rate <= 0.0 => format!("{more} to {over} {target}"),
+        0 => format!("{own}, which also {over}"),
+        more => format!("{own}, {more} to {over}"),
     }
 }
 
@@ -59,7 +59,7 @@ fn demand(size: &PoolSize, pool: &Pool) -> String {
 fn more(size: &PoolSize) -> String {
     let next = size.floor + 1;
     match size.growth {
-        Some(growth) if growth >= 2.0 => format!("; {next} when demand is more than {} times as much", number(growth)),
+        Some(growth) if growth >= 2.0 => format!("; {next} when demand is more than {} times as high", number(growth)),
         Some(growth) => {
             format!("; {next} when demand grows by more than {} %", number((growth - 1.0).max(0.0) * 100.0))
         }
@@ -77,9 +77,9 @@ fn promise(size: &PoolSize, pool: &Pool, limited: &Limited) -> String {
         _ => format!("a maximum of {} would do", size.replicas),
     };
     if limited.own_rate < size.own_rate {
-        return format!("promised are {} req/s of its own and nothing beside; {enough}", number(limited.own_rate));
+        return format!("promised: {} req/s of its own, nothing beside; {enough}", number(limited.own_rate));
     }
-    format!("promised are its own and {} what may fall back to it; {enough}", part(limited.absorb))
+    format!("promised: its own, and {} what may fall back to it; {enough}", part(limited.absorb))
 }
 
 /// What is said of an account.
@@ -90,7 +90,11 @@ pub(super) fn account(quotas: &[QuotaUse], measures: &Measures) -> String {
         let load = |quota: &QuotaUse| quota.needed() / quota.usable().max(f64::MIN_POSITIVE);
         return match quotas.iter().max_by(|a, b| load(a).total_cmp(&load(b))) {
             None => "fits: no limit is declared".to_owned(),
-            Some(quota) => format!("fits: {}", needs(quota)),
+            Some(quota) if quota.enough > 0.0 => {
+                let growth = number((quota.limit / quota.enough - 1.0).max(0.0) * 100.0);
+                format!("fits: {}; short when demand grows by more than {growth} %", needs(quota))
+            }
+            Some(_) => "fits: nothing is asked of it".to_owned(),
         };
     }
     let list = |of: &dyn Fn(&QuotaUse) -> String| short.iter().map(|quota| of(quota)).collect::<Vec<_>>().join(" and ");
@@ -112,10 +116,9 @@ fn needs(quota: &QuotaUse) -> String {
     ];
     let parts: Vec<String> =
         parts.into_iter().filter(|(_, of)| *of > 0.0).map(|(what, of)| format!("{} {what}", number(of))).collect();
-    let of = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
-    let (needed, usable) = (number(quota.needed()), number(quota.usable()));
-    let percent = number(USABLE * 100.0);
-    format!("{needed} of {usable} {} needed{of}, which is {percent} % of {}", unit(quota.kind), number(quota.limit))
+    let (needed, usable, limit) = (number(quota.needed()), number(quota.usable()), number(quota.limit));
+    let (unit, percent, parts) = (unit(quota.kind), number(USABLE * 100.0), parts.join(", "));
+    format!("{needed} of {usable} {unit} ({percent} % of {limit}): {parts}")
 }
 
 /// The measures that are taken, in their order.

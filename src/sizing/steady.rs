@@ -39,11 +39,12 @@ pub fn settle(
     now: Duration,
 ) -> Standing {
     let Some(before) = standing else { return Standing::at(size.floor) };
-    let floor = before.floor.min(size.ceiling).max(min);
-    if floor < size.band.low {
+    let bounded = |replicas: u32| replicas.min(size.ceiling).max(min);
+    let floor = bounded(before.floor);
+    if floor < bounded(size.band.low) {
         return Standing::at(size.floor);
     }
-    if floor <= size.band.high {
+    if floor <= bounded(size.band.high) {
         return Standing::at(floor);
     }
     let falling = match before.falling {

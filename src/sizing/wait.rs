@@ -95,9 +95,11 @@ impl Chain {
         if rho >= 1.0 {
             return 1.0;
         }
-        // States far below the middle have no weight. To leave them out makes the rest a little more likely.
+        // States eight standard deviations below the middle have no weight. To leave them out makes the rest a little more
+        // likely. The less a request more speeds replicas up, the wider the distribution is.
         let middle = self.middle();
-        let mut n = (middle - 8.0 * middle.sqrt() - 8.0).floor().max(0.0);
+        let spread = (middle * self.speed.seconds(self.speed.slots) / self.speed.fixed.max(1e-9)).sqrt();
+        let mut n = (middle - 8.0 * (spread + 1.0)).floor().max(0.0);
         let mut last = 1.0;
         while n < self.slots {
             n = (n + 1.0).min(self.slots);
@@ -115,27 +117,29 @@ impl Chain {
         if rho >= 1.0 {
             return 1.0;
         }
+        let delayed = self.delayed();
+        if delayed < NEGLIGIBLE {
+            return 0.0;
+        }
         let full = self.replicas() * self.speed.full();
-        (self.delayed() * longer(full, rho, self.variation.max(1.0), seconds)).min(1.0)
+        delayed * longer(full, rho, self.variation.max(1.0), seconds)
     }
 }
 
 /// Probability that a wait that happens is longer than `t` seconds, in a queue with one server of `rate`, used to `rho`,
 /// whose work has the squared coefficient of variation `v`, 1 or more.
 ///
-/// The work is with probability p of rate a = 2 p rate, else of rate b = 2 (1 - p) rate (two exponentials that contribute
-/// equally to the mean). The wait's transform is then (1 - rho)(s + a)(s + b) over a quadratic with the roots -x and -y.
+/// In units of 1 / `rate`: the work is with probability p of rate 2p, else of rate 2q, q = 1 - p (two exponentials that
+/// contribute equally to the mean), where (p - q)^2 = d = (v - 1) / (v + 1). The wait's transform by Pollaczek and Khinchine
+/// has the poles -x and -y, the roots of s^2 + (2 - rho) s + (1 - d)(1 - rho).
 fn longer(rate: f64, rho: f64, v: f64, t: f64) -> f64 {
-    let lambda = rho * rate;
-    let p = 0.5 * (1.0 + ((v - 1.0) / (v + 1.0)).sqrt());
-    let (a, b) = (2.0 * p * rate, 2.0 * (1.0 - p) * rate);
-    let sum = a + b - lambda;
-    let product = a * b * (1.0 - rho);
-    let between = (sum * sum - 4.0 * product).max(0.0).sqrt();
-    let y = f64::midpoint(sum, between);
-    let x = product / y;
-    let weight = |root: f64, other: f64| (1.0 - rho) * rate * (p * b + (1.0 - p) * a - root) / (root * (other - root));
-    weight(x, y) * (-x * t).exp() + weight(y, x) * (-y * t).exp()
+    let d = (v - 1.0) / (v + 1.0);
+    // y - x: the root of a sum, so that nothing cancels where rho is small.
+    let between = (4.0 * d * (1.0 - rho) + rho * rho).sqrt();
+    let y = f64::midpoint(2.0 - rho, between);
+    let x = (1.0 - d) * (1.0 - rho) / y;
+    let weight = |root: f64| (1.0 - rho) * (1.0 - d - root) / (root * between);
+    weight(x) * (-x * rate * t).exp() - weight(y) * (-y * rate * t).exp()
 }
 
 #[cfg(test)]
@@ -194,6 +198,16 @@ mod tests {
             let speed = Speed { fixed, growing, slots: 32.0 };
             let chain = Chain { speed, lambda: 2_400.0, slots: 10_240.0, variation: 1.0 };
             assert!((chain.delayed() - from_zero(&chain)).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn hardly_any_requests_are_no_trouble() {
+        for lambda in [1e-300, 1e-13, 1e-11, 1e-6] {
+            for variation in [0.0, 1.0, 1.0 + 1e-9, 4.0, 1e9] {
+                let wait = Chain { variation, ..erlang(lambda, 1.0, 1.0) }.waits(0.0);
+                assert!((0.0..=lambda * 1.001).contains(&wait), "{lambda} {variation}: {wait}");
+            }
         }
     }
 

@@ -10,6 +10,7 @@ pub mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::api::sizing::SizingStatus;
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::routing::RoutingTable;
@@ -34,6 +35,8 @@ pub struct Observed {
     pub deployments: BTreeMap<String, DeploymentState>,
     /// What the routers of the policy that is looked at say. `None`: they have nobody to report to.
     pub reports: Option<Reports>,
+    /// What is said of how many replicas the tier that is looked at needs. `None`: nothing yet.
+    pub sizing: Option<SizingStatus>,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
 }

@@ -13,6 +13,7 @@ mod merge;
 mod objects;
 pub mod pinned;
 mod pool;
+pub mod portfolio;
 mod render;
 mod router;
 pub mod table;

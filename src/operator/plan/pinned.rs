@@ -111,6 +111,7 @@ fn spec_hash(tier: &ModelTier, spec: &Pool) -> String {
         replicas: _,
         rollout: _,
         disruption: _,
+        sizing: _,
         per_replica,
         template,
     } = spec;

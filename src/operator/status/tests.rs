@@ -6,9 +6,11 @@ use serde_json::json;
 use super::write::{LONGEST, Write, decide};
 use super::*;
 use crate::api::conditions::{
-    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_INVALID, REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND,
-    REASON_WAITING_FOR_MOUNTS, RECONCILING, STALLED,
+    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_ENOUGH_REPLICAS, REASON_INVALID, REASON_NOT_MEASURED,
+    REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND, REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS,
+    RECONCILING, SIZED, STALLED,
 };
+use crate::api::sizing::{Binding, SizingStatus};
 
 fn a_tier(replicas: i32) -> ModelTier {
     serde_json::from_value(json!({
@@ -337,4 +339,50 @@ fn a_status_never_speaks_of_a_table_that_was_replaced() {
     assert_eq!(status.table.as_ref().expect("a table").hash, "new", "it is not published yet");
     policy.status = Some(status);
     assert_eq!(replaced(&policy, "newest", at(4)), None, "it says so already");
+}
+
+fn sizing(binding: Binding) -> SizingStatus {
+    SizingStatus {
+        requests_per_second: "18.20".into(),
+        escalation_ratio: "0.200".into(),
+        slots: 30,
+        needed: 4,
+        floor: 4,
+        ceiling: 4,
+        binding,
+        message: "4 replicas".to_owned(),
+    }
+}
+
+#[test]
+fn sized_says_whether_the_replicas_are_enough() {
+    let mut tier = a_tier(4);
+    let asked =
+        json!({"perReplica": {"concurrency": 8}, "engine": "LlamaCpp", "modelFrom": {"path": "/m"}, "sizing": {}});
+    let status = |tier: &ModelTier, outcome: &Outcome, sizing: Option<SizingStatus>| {
+        super::tier(tier, &Observed { sizing, ..Observed::default() }, outcome, at(0))
+    };
+    let fine = Outcome::default();
+    let of = |status: &ModelTierStatus| status.conditions.iter().any(|c| c.type_ == SIZED);
+    assert!(!of(&status(&tier, &fine, Some(sizing(Binding::OwnDemand)))), "it is not asked for");
+    tier.spec.pool = serde_json::from_value(asked).expect("a pool");
+    says(&status(&tier, &fine, None).conditions, SIZED, "Unknown", REASON_NOT_MEASURED);
+    for (binding, is, reason) in [
+        (Binding::Unknown, "Unknown", REASON_NOT_MEASURED),
+        (Binding::Minimum, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::OwnDemand, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::Absorb, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::Maximum, "False", REASON_SIZING_LIMITED),
+        (Binding::Budget, "False", REASON_SIZING_LIMITED),
+    ] {
+        says(&status(&tier, &fine, Some(sizing(binding))).conditions, SIZED, is, reason);
+    }
+    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "wrong".into() };
+    let refused = Outcome { invalid: Some(invalid), ..Outcome::default() };
+    says(&status(&tier, &refused, Some(sizing(Binding::Maximum))).conditions, SIZED, "Unknown", REASON_NOT_ACCEPTED);
+    // An operator that has just begun to lead has measured nothing: what was said stands.
+    let known = status(&tier, &fine, Some(sizing(Binding::Maximum)));
+    tier.status = Some(known.clone());
+    assert_eq!(status(&tier, &fine, None).sizing, known.sizing);
+    says(&status(&tier, &fine, None).conditions, SIZED, "False", REASON_SIZING_LIMITED);
 }

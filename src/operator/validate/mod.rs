@@ -19,11 +19,13 @@ mod problems;
 mod reserves;
 mod rollout;
 mod router;
+mod sizing;
 mod template;
 mod tier;
 
 pub use path::{path, path_warnings};
 pub use policy::policy;
+pub use sizing::{Wanted, sizing};
 pub use tier::tier;
 
 /// Why a resource, or a part of it, is not in force.

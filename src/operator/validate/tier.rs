@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problems::Problems;
-use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, template};
+use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, sizing, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider, ServiceBackend};
@@ -29,6 +29,7 @@ pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
         child_names(&mut problems, tier.metadata.name.as_deref());
     }
     let price = prices(&mut problems, spec);
+    sizing::wanted(&mut problems, spec);
     let mut capabilities = spec.model.capabilities.clone();
     capabilities.sort_unstable();
     capabilities.dedup();
