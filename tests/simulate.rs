@@ -13,7 +13,7 @@ fn simulate(output: &Path, more: &[&str]) -> Output {
     let trace = format!("{ROOT}/tests/data/azure-conv-1000.csv");
     let mut command = Command::new(env!("CARGO_BIN_EXE_smallfirst"));
     command.arg("simulate").arg("--output").arg(output);
-    let flag = |name: &str| more.iter().any(|word| *word == name);
+    let flag = |name: &str| more.contains(&name);
     if !flag("--trace") {
         command.args(["--trace", &trace]);
     }

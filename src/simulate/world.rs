@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 
-use super::clock::{Nanos, nanos};
+use super::clock::{Nanos, nanos, of_seconds};
 use super::kinds::{self, Kind};
 use super::pool::ReplicaSpec;
 use super::replica::Curve;
-use super::scenario::{Looks, Scaling, Scenario, Sizing};
+use super::scenario::{Looks, Scaling, Scenario};
 use crate::api::types::{DataClass, Risk};
 use crate::operator::observe::Observed;
+use crate::operator::validate;
 use crate::router::admission::escalations::Escalations;
 use crate::router::admission::limiter::{Limiter, Scope};
 use crate::router::admission::reserve::{Reserve, reserves};
@@ -283,9 +284,7 @@ fn tiers(table: &RoutingTable, observed: &Observed, scenario: &Scenario, problem
                 let fields = [
                     ("concurrency", said.concurrency.is_some()),
                     ("replicas", said.replicas.is_some()),
-                    ("replicaHour", said.replica_hour.is_some()),
                     ("scaling", said.scaling.is_some()),
-                    ("sizing", said.sizing.is_some()),
                 ];
                 let wrong = fields.into_iter().filter(|(_, set)| *set);
                 problems
@@ -305,18 +304,20 @@ fn tiers(table: &RoutingTable, observed: &Observed, scenario: &Scenario, problem
                         "tiers.{name}.concurrency: must be set, here or as spec.pool.perReplica.concurrency of the ModelTier"
                     ));
                 }
-                let manifest = observed.tiers.get(name).and_then(|tier| tier.spec.pool.as_ref());
-                let replicas = manifest.and_then(|pool| u32::try_from(pool.replicas).ok());
+                let manifest = observed.tiers.get(name);
+                let wanted = manifest.and_then(|tier| validate::sizing(tier)).map(|wanted| wanted.asked);
+                let spec = manifest.map(|tier| &tier.spec);
+                let replicas = spec.and_then(|spec| u32::try_from(spec.pool.as_ref()?.replicas).ok());
+                let price = spec.and_then(|spec| spec.replica_hour.as_ref()?.nanos().ok());
                 let start = nanos(said.pod_start.to_std().unwrap_or_default());
-                let price = said.replica_hour.as_ref().and_then(|price| price.nanos().ok());
                 slots.map(|slots| PoolOf {
                     spec: ReplicaSpec { curve, slots, start },
                     replicas: said.replicas.or(replicas).unwrap_or(1),
                     replica_hour: price.and_then(|price| u64::try_from(price).ok()),
                     scaling: said.scaling.clone(),
-                    sized: said.sizing.is_some(),
-                    asked: said.sizing.as_ref().map(asked).unwrap_or_default(),
-                    within: said.sizing.as_ref().and_then(|s| s.wait_target.within.to_std().ok()).map_or(0, nanos),
+                    sized: wanted.is_some() && said.scaling.is_some(),
+                    within: of_seconds(wanted.as_ref().map_or(0.0, |asked| asked.within)),
+                    asked: wanted.unwrap_or_default(),
                 })
             }
         };
@@ -333,18 +334,6 @@ fn tiers(table: &RoutingTable, observed: &Observed, scenario: &Scenario, problem
         });
     }
     all
-}
-
-/// What a pool is sized for, as sizing is told.
-fn asked(sizing: &Sizing) -> Asked {
-    let money = sizing.hourly_budget.as_ref().and_then(|money| money.nanos().ok());
-    Asked {
-        against: sizing.against.iter().cloned().collect(),
-        absorb: sizing.absorb.value().unwrap_or(0.0),
-        within: sizing.wait_target.within.to_std().unwrap_or_default().as_secs_f64(),
-        percentile: sizing.wait_target.percentile.value().unwrap_or(0.0),
-        hourly_budget: money.and_then(|money| u64::try_from(money).ok()),
-    }
 }
 
 /// A time of a run as the router's code knows times.

@@ -15,7 +15,6 @@ impl Scenario {
             let field = |field: &str| format!("tiers.{name}.{field}");
             curve(&tier.curve, &field("curve"), &mut found);
             text(tier.pod_start.millis(), &field("podStart"), &mut found);
-            text(tier.replica_hour.as_ref().map_or(Ok(0), |price| price.nanos()), &field("replicaHour"), &mut found);
             if tier.concurrency == Some(0) {
                 found.push(format!("{}: must be at least 1", field("concurrency")));
             }
@@ -29,31 +28,6 @@ impl Scenario {
                     found.push(format!("{}: must be above 0", field("scaling.targetUtilization")));
                 }
                 text(target, &field("scaling.targetUtilization"), &mut found);
-            }
-        }
-        for (name, tier) in &self.tiers {
-            let Some(sizing) = &tier.sizing else { continue };
-            let field = |field: &str| format!("tiers.{name}.sizing{field}");
-            text(sizing.absorb.value(), &field(".absorb"), &mut found);
-            text(sizing.wait_target.within.millis(), &field(".waitTarget.within"), &mut found);
-            let percentile = sizing.wait_target.percentile.value();
-            if percentile.as_ref().is_ok_and(|part| *part >= 1.0) {
-                found.push(format!("{}: must be below 1", field(".waitTarget.percentile")));
-            }
-            text(percentile, &field(".waitTarget.percentile"), &mut found);
-            text(
-                sizing.hourly_budget.as_ref().map_or(Ok(0), |money| money.nanos()),
-                &field(".hourlyBudget"),
-                &mut found,
-            );
-            if tier.scaling.is_none() {
-                found.push(format!("{}: needs scaling beside it, with min and max", field("")));
-            }
-            if sizing.hourly_budget.is_some() && tier.replica_hour.is_none() {
-                found.push(format!("{}: needs replicaHour", field(".hourlyBudget")));
-            }
-            for other in sizing.against.iter().filter(|other| !self.tiers.contains_key(*other)) {
-                found.push(format!("{}: {other:?} is none of tiers", field(".against")));
             }
         }
         if self.requests.is_empty() {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::api::types::{Decimal, Duration, Ratio};
+use crate::api::types::{Duration, Ratio};
 use crate::routing::table::Quota;
 use crate::yaml;
 
@@ -71,15 +71,10 @@ pub struct Tier {
     /// Time from the decision to add a replica until it serves. Default: 60s.
     #[serde(default = "minute")]
     pub pod_start: Duration,
-    /// What a replica costs an hour; its requests then cost nothing more. Default: requests cost the tier's prices.
-    #[serde(default)]
-    pub replica_hour: Option<Decimal>,
-    /// Bounds and target of the autoscaler. Default: the number of replicas is fixed.
+    /// Bounds and target of the autoscaler. Where the ModelTier has pool.sizing, floor and ceiling within these bounds are
+    /// the operator's. Default: the number of replicas is fixed.
     #[serde(default)]
     pub scaling: Option<Scaling>,
-    /// What the operator sizes the pool for: then the autoscaler's floor and ceiling are what it says. Needs `scaling`.
-    #[serde(default)]
-    pub sizing: Option<Sizing>,
     /// What the provider really grants, for all tiers of its account. Default: what the manifests declare.
     #[serde(default)]
     pub quota: Option<Quota>,
@@ -129,37 +124,6 @@ fn target_utilization() -> Ratio {
 
 fn stabilization() -> Duration {
     Duration::from("5m")
-}
-
-/// What a pool is sized for.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Sizing {
-    /// Tiers whose loss the pool must stand.
-    #[serde(default)]
-    pub against: Vec<String>,
-    /// Part of their direct traffic that it takes over, as far as that may fall back to it. Default: 0.
-    #[serde(default = "nothing")]
-    pub absorb: Ratio,
-    /// Longest wait for a slot.
-    pub wait_target: WaitTarget,
-    /// Most that its replicas may cost an hour. Needs `replicaHour`. Default: no bound.
-    #[serde(default)]
-    pub hourly_budget: Option<Decimal>,
-}
-
-fn nothing() -> Ratio {
-    Ratio::from("0")
-}
-
-/// Longest wait for a slot, and the part of requests that must meet it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WaitTarget {
-    /// Longest wait.
-    pub within: Duration,
-    /// Part of requests that must meet it.
-    pub percentile: Ratio,
 }
 
 /// A kind of request.
