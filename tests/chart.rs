@@ -195,7 +195,11 @@ fn the_list_of_metrics_is_what_the_processes_say() {
     let (mut router, mut operator) = (Registry::default(), Registry::default());
     let metrics = RouterMetrics::new(&mut router);
     // Metrics with labels show once something was counted.
-    drop((metrics.workload("w"), metrics.hedges("w"), metrics.leg("w", "s", "t", std::iter::empty())));
+    drop((
+        metrics.workload("w", std::iter::once("t")),
+        metrics.hedges("w"),
+        metrics.leg("w", "s", "t", std::iter::empty()),
+    ));
     drop((metrics.retries("t", Arc::new(RetryBudget::new(Instant::now()))), metrics.account("a", [])));
     metrics.reloads.get_or_create(&ReloadLabels { result: "loaded" }).inc();
     let metrics = OperatorMetrics::default();

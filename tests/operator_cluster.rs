@@ -5,6 +5,8 @@
 
 #[path = "operator_cluster/budgets.rs"]
 mod budgets;
+#[path = "operator_cluster/demand.rs"]
+mod demand;
 #[path = "operator_cluster/gitops.rs"]
 mod gitops;
 #[path = "operator_cluster/lent.rs"]

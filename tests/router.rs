@@ -12,6 +12,8 @@ mod client_faults;
 mod commit_bar;
 #[path = "router/control_faults.rs"]
 mod control_faults;
+#[path = "router/counts.rs"]
+mod counts;
 #[path = "router/degraded.rs"]
 mod degraded;
 #[path = "router/escalation_limit.rs"]

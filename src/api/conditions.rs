@@ -8,7 +8,7 @@
 pub const ACCEPTED: &str = "Accepted";
 /// Every reference resolves to an accepted object.
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
-/// The tier can answer now: at least one ready replica, or a provider or Service is configured.
+/// The tier can answer now: at least one replica is ready, or a provider or Service is configured; and routers get answers.
 pub const AVAILABLE: &str = "Available";
 /// Every ready router serves the table that was published last.
 pub const PROGRAMMED: &str = "Programmed";
@@ -79,7 +79,9 @@ pub const REASON_PENDING: &str = "Pending";
 pub const REASON_REPLICAS_READY: &str = "ReplicasReady";
 /// No replica is ready.
 pub const REASON_NO_READY_REPLICAS: &str = "NoReadyReplicas";
-/// A provider or Service is configured; its health is measured by the routers.
+/// A router leaves the tier alone, or did a short while ago, because it does not answer.
+pub const REASON_DEGRADED: &str = "Degraded";
+/// A provider or Service is configured, and no router says that it does not answer.
 pub const REASON_CONFIGURED: &str = "Configured";
 /// What an unaccepted object would need to become ready.
 pub const REASON_NOT_ACCEPTED: &str = "NotAccepted";

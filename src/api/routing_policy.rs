@@ -25,7 +25,7 @@ use super::types::{DataClass, Decimal, Empty, LocalRef, Ratio, Resources, Risk, 
     printcolumn(
         name = "Workloads",
         type_ = "integer",
-        json_path = ".status.workloads",
+        json_path = ".status.workloadCount",
         description = "Number of workloads"
     ),
     printcolumn(
@@ -39,6 +39,12 @@ use super::types::{DataClass, Decimal, Empty, LocalRef, Ratio, Resources, Risk, 
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
         description = "Whether every ready router serves the published table"
+    ),
+    printcolumn(
+        name = "Cost/Txn",
+        type_ = "string",
+        json_path = ".status.costPerTransaction",
+        description = "What an answered request costs on average, in the policy's currency"
     ),
     printcolumn(
         name = "Ready",
@@ -381,7 +387,14 @@ pub struct RoutingPolicyStatus {
     pub observed_generation: Option<i64>,
     /// Number of workloads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workloads: Option<i32>,
+    pub workload_count: Option<i32>,
+    /// What the requests of each workload came to in the 24 hours up to its last one, by the hour. Written every 30 seconds at most, and only while there are requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub workloads: Vec<WorkloadStatus>,
+    /// The same as costPerTransaction of workloads, over all requests of the policy, those for Public tiers included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_transaction: Option<Decimal>,
     /// The router's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routers: Option<RoutersStatus>,
@@ -392,6 +405,23 @@ pub struct RoutingPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub budgets: Vec<BudgetStatus>,
+}
+
+/// What the requests of a workload came to. Figures have three digits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// Name of the workload.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Requests that clients offered, rejected ones too. One that a client tries again because it got no answer counts once, where the client says so as those of OpenAI and Anthropic do.
+    pub requests: i64,
+    /// What an answered request costs on average, in the policy's currency: everything that was spent, on answers that failed a gate or were not waited for too, over the requests that were answered. None while none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_transaction: Option<Decimal>,
+    /// Answers that gates refused, over the answers that gates judged, 0 to 1: by their verdicts, whether or not the request could then go on to another step. None while none was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation_ratio: Option<Ratio>,
 }
 
 /// How a budget stands.

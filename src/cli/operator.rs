@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::operator::controller::Controller;
 use crate::operator::plan::Settings;
-use crate::operator::sync::budgets::Budgets;
+use crate::operator::sync::books::Books;
 use crate::operator::sync::keeper::Keeper;
 use crate::operator::sync::lending::Lending;
 use crate::operator::sync::server::{self, Desk};
@@ -88,11 +88,11 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     let mut reception = JoinSet::new();
     if let Some((listener, keeper, certificate, tokens)) = desk {
         let (world, queue) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
-        let budgets = Arc::new(Budgets::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
+        let books = Arc::new(Books::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
         let (leader, lending) = (election.leader.clone(), Lending::default());
-        let desk = Desk { world, queue, tokens, leader, budgets: Arc::clone(&budgets), lending };
+        let desk = Desk { world, queue, tokens, leader, books: Arc::clone(&books), lending };
         reception.spawn(keeper.run());
-        reception.spawn(budgets.run());
+        reception.spawn(books.run());
         reception.spawn(server::serve(listener, certificate, Arc::new(desk)));
     }
 

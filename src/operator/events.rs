@@ -7,7 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
-use crate::api::conditions::{ACCEPTED, READY, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT, STALLED};
+use crate::api::conditions::{
+    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT, STALLED,
+};
+use crate::api::routing_policy::BudgetStatus;
 use crate::runtime::events::note;
 
 /// The events between two lists of conditions. `generation` is the object's: the first is its creation.
@@ -43,8 +46,30 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
             events.push(event(Normal, &after, "RollOut"));
         }
     }
+    let degraded = |list| find(list, AVAILABLE).is_some_and(|c| c.reason == REASON_DEGRADED);
+    if let Some(after) = find(new, AVAILABLE) {
+        match (degraded(old), degraded(new)) {
+            (false, true) => events.push(event(Warning, &after, "Observe")),
+            (true, false) if after.status == "True" => {
+                events.push(Event { reason: RECOVERED.to_owned(), ..event(Normal, &after, "Observe") });
+            }
+            _ => {}
+        }
+    }
     events
 }
+
+/// A budget has nothing left in its period.
+#[must_use]
+pub fn budget_spent(budget: &BudgetStatus) -> Event {
+    let BudgetStatus { name, spent, period_ends, .. } = budget;
+    let text = format!("Budget of {name}: {} is spent; the next period begins at {}", spent.0, period_ends.0);
+    let (reason, action) = ("BudgetSpent".to_owned(), "Observe".to_owned());
+    Event { type_: Warning, reason, note: Some(note(text)), action, secondary: None }
+}
+
+/// Reason of the event that a tier answers again.
+const RECOVERED: &str = "Recovered";
 
 fn event(type_: EventType, condition: &Condition, action: &str) -> Event {
     let note = note(condition.message.clone());
@@ -101,5 +126,11 @@ mod tests {
         assert_eq!(reasons(&stuck, &good, 1), ["RolledOut"]);
         assert_eq!(reasons(&stuck, &rolling, 1), ["Progressing"]);
         assert!(reasons(&rolling, &good, 1).is_empty());
+        let available = |status, reason| [condition(AVAILABLE, status, reason)];
+        let (fine, degraded) = (available("True", "Configured"), available("False", REASON_DEGRADED));
+        assert_eq!(reasons(&fine, &degraded, 1), [REASON_DEGRADED]);
+        assert!(reasons(&degraded, &degraded, 1).is_empty());
+        assert_eq!(reasons(&degraded, &fine, 1), [RECOVERED]);
+        assert!(reasons(&degraded, &available("False", "NoReadyReplicas"), 1).is_empty(), "it is worse, not better");
     }
 }

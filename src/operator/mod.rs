@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod controller;
+pub mod demand;
 pub mod events;
 pub mod metrics;
 pub mod observe;

@@ -4,6 +4,7 @@
 //! up, and [`mod@write`] says which difference from the stored status is worth a write, and when.
 
 mod budgets;
+mod figures;
 mod programmed;
 mod progress;
 mod sized;
@@ -18,9 +19,10 @@ use super::observe::{DeploymentState, Observed};
 use super::plan;
 use super::validate::Invalid;
 use crate::api::conditions::{
-    ACCEPTED, AVAILABLE, PROGRAMMED, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_NO_READY_REPLICAS,
-    REASON_NOT_ACCEPTED, REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY, REASON_RESOLVED,
-    REASON_ROLLED_OUT, REASON_ROUTER_VERSION, REASON_SCALED_TO_ZERO, REASON_TABLE_REFUSED, RESOLVED_REFS,
+    ACCEPTED, AVAILABLE, PROGRAMMED, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_DEGRADED,
+    REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED, REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY,
+    REASON_RESOLVED, REASON_ROLLED_OUT, REASON_ROUTER_VERSION, REASON_SCALED_TO_ZERO, REASON_TABLE_REFUSED,
+    RESOLVED_REFS,
 };
 use crate::api::routing_policy::{RoutersStatus, TableStatus};
 use crate::api::{
@@ -64,8 +66,14 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     let mut conditions = Conditions::new(&stored.conditions, generation, now);
     conditions.set(accepted(outcome));
     conditions.set(match pool {
-        Some(_) => available(&name, deployment),
         None if outcome.invalid.is_some() => not_accepted(AVAILABLE),
+        Some(_) if deployment.is_none_or(|state| state.ready == 0) => no_replica(&name),
+        _ if observed.degraded => {
+            let message =
+                "Routers get no answers from the tier and leave it alone; they try again by its health.recovery";
+            Verdict::no(AVAILABLE, REASON_DEGRADED, message)
+        }
+        Some(_) => replicas_ready(&name),
         None => Verdict::yes(AVAILABLE, REASON_CONFIGURED, "Routers measure whether it answers"),
     });
     let sizing = pool.filter(|pool| pool.sizing.is_some()).map(|_| observed.sizing.clone().or(stored.sizing));
@@ -128,10 +136,13 @@ pub fn policy(
     let ready = ready(outcome, Some(&rollout), was_ready).and(&programmed, was_ready);
     conditions.set(programmed);
     conditions.close(outcome, ready);
+    let figures::Said { workloads, cost_per_transaction } = figures::figures(policy, observed.figures.as_ref());
     let status = RoutingPolicyStatus {
         conditions: conditions.done(),
         observed_generation: generation,
-        workloads: i32::try_from(policy.spec.workloads.len()).ok(),
+        workload_count: i32::try_from(policy.spec.workloads.len()).ok(),
+        workloads,
+        cost_per_transaction,
         routers: Some(RoutersStatus { replicas, ready: deployment.map_or(0, |d| d.ready) }),
         table: outcome.table_hash.clone().map(|hash| TableStatus { hash }).or(stored.table),
         budgets: budgets::budgets(policy, observed.budgets.as_ref()),
@@ -215,12 +226,13 @@ fn not_accepted(type_: &'static str) -> Verdict {
     Verdict { type_, status: "Unknown", reason: REASON_NOT_ACCEPTED, message: "The spec is not accepted".to_owned() }
 }
 
-fn available(name: &str, deployment: Option<&DeploymentState>) -> Verdict {
-    match deployment.map_or(0, |d| d.ready) {
-        0 => Verdict::no(AVAILABLE, REASON_NO_READY_REPLICAS, format!("No replica of Deployment {name} is ready")),
-        // Not how many: that would be a write for every replica that comes or goes.
-        _ => Verdict::yes(AVAILABLE, REASON_REPLICAS_READY, format!("Replicas of Deployment {name} are ready")),
-    }
+fn no_replica(name: &str) -> Verdict {
+    Verdict::no(AVAILABLE, REASON_NO_READY_REPLICAS, format!("No replica of Deployment {name} is ready"))
+}
+
+fn replicas_ready(name: &str) -> Verdict {
+    // Not how many: that would be a write for every replica that comes or goes.
+    Verdict::yes(AVAILABLE, REASON_REPLICAS_READY, format!("Replicas of Deployment {name} are ready"))
 }
 
 /// A Deployment that should be rolled out.

@@ -20,6 +20,7 @@ use super::frozen::frozen;
 use super::money::Money;
 use super::route::Stage;
 use super::snapshot::Upstream;
+use super::tally::Rejected;
 use crate::api::escalation_path::FailoverReason;
 use crate::routing::table::Step;
 
@@ -46,6 +47,7 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
     if let Some(gives_way) = gives_way(upstream, upstream.endpoints(world.endpoints), asking.asker.risk) {
+        upstream.tally.rejected(Rejected::Degraded);
         let error = CallError::blameless(FailoverReason::Degraded, "what is left of the tier is for risk High");
         return Err(CallError { retry_after: gives_way.limited_for, ..error });
     }
@@ -60,6 +62,7 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
     };
     if let Some(retry_after) = refused {
         permit.into_iter().for_each(Permit::cancel);
+        upstream.tally.rejected(Rejected::Degraded);
         let error = CallError::blameless(FailoverReason::Degraded, "the tier's circuit is open");
         return Err(CallError { retry_after, ..error });
     }
@@ -68,11 +71,15 @@ pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(An
         Ok(spend) => spend,
         Err(error) => {
             permit.into_iter().for_each(Permit::cancel);
+            upstream.tally.rejected(Rejected::Budget);
             return Err(error);
         }
     };
     let mut answered = attempts(asking, body).await;
     guard.done();
+    if let Err(error) = &answered {
+        upstream.tally.unanswered(error);
+    }
     spend.into_iter().for_each(|spend| settle_spend(spend, &mut answered, upstream));
     permit.into_iter().for_each(|permit| settle(permit, &mut answered));
     let now = Instant::now();
@@ -117,8 +124,10 @@ async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option
     if !upstream.circuit().would_admit(Instant::now()) {
         return Ok(None);
     }
+    let _queued = upstream.tally.wait();
     // In a box: what few tiers have must not make the future of every request larger.
     Box::pin(account.admit(Order::of(asked.peek), asker, deadline)).await.map(Some).map_err(|pause| {
+        upstream.tally.rejected(Rejected::Quota);
         let error = CallError::blameless(FailoverReason::RateLimited, "no room in the account's quota");
         CallError { retry_after: Some(pause), ..error }
     })
@@ -223,6 +232,10 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallE
                     endpoint_failed(upstream, endpoints, &endpoint, Fault::Slow, now, jitter(world.random));
                 } else {
                     endpoint.circuit().success(rules, now);
+                }
+                // A stream that goes on is counted at its end.
+                if let (Some(usage), Body::Plain(_) | Body::Stream(_)) = (answered.answer.usage, &answered.body) {
+                    upstream.tally.answered(begin.elapsed(), answered.concurrency, usage);
                 }
                 return Ok(answered);
             }

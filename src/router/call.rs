@@ -91,6 +91,8 @@ pub struct Answered {
     pub body: Body,
     /// Time from the call to the first event of a stream, or to the head of any other reply.
     pub began: Duration,
+    /// Calls that its endpoint worked on meanwhile, this one included. Of a stream that goes on: so far.
+    pub concurrency: u64,
 }
 
 /// Calls an endpoint and reads its answer.
@@ -112,13 +114,15 @@ pub async fn call(
     if streams && !wants.stream {
         return Err(CallError::of(FailoverReason::ServerError, "a stream that nobody asked for"));
     }
+    let concurrency;
     let (answer, body) = if streams {
-        let mut live = Live::new(response.into_body(), connection, occupied);
+        let mut live = Live::new(response.into_body(), connection, occupied, begin);
         let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         let prefix = live.begin(enough).await?;
         began = live.began().map_or(began, |at| at - begin);
+        concurrency = live.concurrency();
         if let Some(answer) = prefix {
-            return Ok(Answered { answer, body: Body::Live(Box::new(live)), began });
+            return Ok(Answered { answer, body: Body::Live(Box::new(live)), began, concurrency });
         }
         let Live { mut events, reader, connection, .. } = live;
         pool.put(endpoint, connection);
@@ -126,10 +130,11 @@ pub async fn call(
         (reader.finish(), Body::Stream(events))
     } else {
         let body = read(response.into_body()).await?;
+        concurrency = occupied.concurrency();
         pool.put(endpoint, connection);
         (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
     };
-    Ok(Answered { answer: answer.map_err(broken)?, body, began })
+    Ok(Answered { answer: answer.map_err(broken)?, body, began, concurrency })
 }
 
 /// Calls an endpoint for a stream, of which nothing is read.
@@ -143,11 +148,12 @@ pub(super) async fn open(
     body: &Bytes,
     request_id: &HeaderValue,
 ) -> Result<Live, CallError> {
+    let begin = Instant::now();
     let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
     if !is_stream(&response) {
         return Err(CallError::of(FailoverReason::ServerError, "no stream"));
     }
-    Ok(Live::new(response.into_body(), connection, occupied))
+    Ok(Live::new(response.into_body(), connection, occupied, begin))
 }
 
 /// Sends a request, until there is the head of a 200.

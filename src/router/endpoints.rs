@@ -159,30 +159,41 @@ impl Endpoint {
     /// Counts a request as in flight until the guard is dropped.
     #[must_use]
     pub fn occupy(self: &Arc<Self>) -> Occupied {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Occupied(self.clone())
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Occupied { endpoint: self.clone(), at_first: before + 1 }
     }
 
-    fn load(&self) -> usize {
+    /// Requests that it works on for this router.
+    pub(super) fn load(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 }
 
 /// A request in flight at an endpoint.
 #[derive(Debug)]
-pub struct Occupied(Arc<Endpoint>);
+pub struct Occupied {
+    endpoint: Arc<Endpoint>,
+    /// Requests that it worked on when this one came.
+    at_first: usize,
+}
 
 impl Occupied {
     /// Where it is.
     #[must_use]
     pub const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// Requests that the endpoint worked on meanwhile, this one included: the mean of its beginning and of now, rounded up.
+    #[must_use]
+    pub fn concurrency(&self) -> u64 {
+        (self.at_first + self.endpoint.load()).div_ceil(2) as u64
     }
 }
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

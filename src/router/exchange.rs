@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -42,6 +43,10 @@ struct Account<'s> {
     standing: Option<Standing>,
     /// Its part of what the router may hold.
     hold: Hold<'s>,
+    /// Its client, by its place in the table.
+    index: Option<usize>,
+    /// Its body, from when it is read until it is answered.
+    body: Option<Bytes>,
 }
 
 impl Account<'_> {
@@ -70,7 +75,8 @@ impl<'a> Exchange<'a> {
         let Self { shared, snapshot, id, begin, .. } = *self;
         let (outcome, trace) = ("client_gone", Trace::default());
         let hold = Hold::new(shared.buffered.as_ref());
-        let account = Account { client: "-", route: None, outcome, trace, admitted: None, standing: None, hold };
+        let (route, admitted, standing, index, body) = (None, None, None, None, None);
+        let account = Account { client: "-", route, outcome, trace, admitted, standing, hold, index, body };
         shared.metrics.in_flight.inc();
         Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
     }
@@ -121,7 +127,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// Status in the log of a request whose client left before the reply.
-const CLIENT_GONE: u16 = 499;
+pub(super) const CLIENT_GONE: u16 = 499;
 
 /// An account that is told when it is dropped: a client that leaves drops the future that serves it, and what its
 /// steps did and cost counts all the same.
@@ -140,9 +146,12 @@ impl Drop for Open<'_> {
         if let Some(admitted) = self.account.admitted.take() {
             admitted.settle(self.account.used(self.status));
         }
-        let Account { client, route, outcome, trace, .. } = &self.account;
+        let Account { client, route, outcome, trace, index, body, .. } = &self.account;
+        if let (Some(_), Some(body)) = (route, body) {
+            self.shared.tries.unanswered(*index, body);
+        }
         let latency = self.begin.elapsed();
-        self.shared.metrics.record(*route, outcome, latency.as_secs_f64(), trace);
+        self.shared.metrics.record(*route, outcome, self.status, latency.as_secs_f64(), trace);
         let entry = Entry {
             request_id: self.id.to_str().unwrap_or("-"),
             client,
@@ -194,10 +203,13 @@ async fn chat<'s>(
         Some(client) => &client.name,
         None => "anonymous",
     };
+    account.index = client;
     let body = read(incoming, shared.limits.max_body_bytes, shared.limits.body_timeout, &mut account.hold).await?;
-    let peek = peek(&body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
+    let body = &*account.body.insert(body);
+    let peek = peek(body).map_err(|e| Problem::invalid(e.to_string(), Some(e.field.into_owned())))?;
     let route = route(snapshot, client, &peek, &head.headers)?;
     account.route = Some(route);
+    route.metrics.came(shared.tries.is_again(&head.headers, client, body));
     let limiters = [snapshot.limiter(client), route.limiter.as_ref()];
     if limiters.iter().any(Option::is_some) {
         let admitted = admit(limiters, demand(&peek)).map_err(|refusal| {
@@ -213,7 +225,7 @@ async fn chat<'s>(
     let endpoints = shared.endpoints.load();
     let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
     let turn = shared.sticky.turn(route, client, &peek, &head.headers);
-    let asked = Asked { body: &body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start), purses };
+    let asked = Asked { body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start), purses };
     let served = walk(&world, route, &asked, &mut account.trace).await?;
     account.outcome = served.outcome;
     if let Some(turn) = turn {
@@ -223,6 +235,8 @@ async fn chat<'s>(
     if let Some(flow) = flow.as_mut().filter(|_| route.path.resume) {
         flow.body = Some(body.clone());
     }
+    // It has its answer, or the beginning of it: it does not come again.
+    account.body = None;
     Ok((reply, flow))
 }
 

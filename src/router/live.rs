@@ -54,6 +54,8 @@ pub struct Live {
     pub reader: Reader,
     /// Ready for another request once the stream has ended.
     pub connection: Connection,
+    /// When it was asked for.
+    asked: Instant,
     /// When it was committed, or begun.
     pub since: Instant,
     /// What it takes of an account's quota until it ends.
@@ -75,9 +77,9 @@ pub enum End {
 }
 
 impl Live {
-    /// A stream of which nothing was read.
+    /// A stream of which nothing was read, and when it was asked for.
     #[must_use]
-    pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied) -> Self {
+    pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied, asked: Instant) -> Self {
         Self {
             incoming,
             parser: Parser::new(MOST),
@@ -90,6 +92,7 @@ impl Live {
             events: Vec::new(),
             reader: Reader::default(),
             connection,
+            asked,
             since: Instant::now(),
             permit: None,
             spend: None,
@@ -183,6 +186,18 @@ impl Live {
     #[must_use]
     pub const fn endpoint(&self) -> &Arc<Endpoint> {
         self.occupied.endpoint()
+    }
+
+    /// For how long it has been asked for.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
+    /// Calls that its endpoint worked on so far, this one included.
+    #[must_use]
+    pub fn concurrency(&self) -> u64 {
+        self.occupied.concurrency()
     }
 
     /// Keeps the connection of a stream that has ended. Any other is closed, so that the engine stops.

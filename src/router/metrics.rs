@@ -15,6 +15,7 @@ use super::hedge::HedgeMetrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
 use super::trace::{Ending, StepTrace, Trace};
+use super::workload_metrics::{Arrivals, TakenMetrics, VerdictMetrics, WorkloadMetrics};
 
 /// Labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,9 +48,20 @@ pub struct WorkloadLabels {
     pub workload: String,
 }
 
+/// Labels of a cost.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CostLabels {
+    /// Workload of the requests.
+    pub workload: String,
+    /// The tier that they were paid to.
+    pub tier: String,
+}
+
 /// Labels of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenLabels {
+    /// Workload of the requests.
+    pub workload: String,
     /// The tier that counted them.
     pub tier: String,
     /// `input` or `output`.
@@ -133,19 +145,16 @@ pub struct AccountMetrics {
 /// Outcome of a request and verdict of a step that most of them have.
 const ACCEPTED: &str = "accepted";
 
-/// What requests of a workload count, found when the table is loaded. Rare outcomes are looked up by their labels.
-pub struct WorkloadMetrics {
-    accepted: Counter,
-    duration: Histogram,
-    cost: Counter<f64, AtomicU64>,
-}
+/// Label of requests that came to no workload.
+const NOBODY: &str = "-";
 
 /// What a tier of a step counts, found when the table is loaded. Failures and skips are looked up by their labels.
 pub struct LegMetrics {
     accepted: Counter,
     escalated: Vec<(&'static str, Counter)>,
-    input: Counter,
-    output: Counter,
+    taken: TakenMetrics,
+    /// `None`: a step without gates, which judges nothing.
+    pub(super) verdicts: Option<VerdictMetrics>,
 }
 
 /// The metrics of a router process.
@@ -155,7 +164,13 @@ pub struct Metrics {
     steps: Family<StepLabels, Counter>,
     duration: Family<WorkloadLabels, Histogram>,
     tokens: Family<TokenLabels, Counter>,
-    cost: Family<WorkloadLabels, Counter<f64, AtomicU64>>,
+    cost: Family<CostLabels, Counter<f64, AtomicU64>>,
+    /// What only reports say, by workload.
+    arrivals: Family<String, Arrivals>,
+    /// The same, by workload and step.
+    verdicts: Family<(String, String), VerdictMetrics>,
+    /// The same, by workload and tier.
+    calls: Family<(String, String), Counter>,
     admissions: Family<AdmissionLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     hedges: Family<HedgeLabels, Counter>,
@@ -183,6 +198,9 @@ impl Metrics {
             duration: Family::new_with_constructor(histogram),
             tokens: Family::default(),
             cost: Family::default(),
+            arrivals: Family::default(),
+            verdicts: Family::default(),
+            calls: Family::default(),
             admissions: Family::default(),
             retries: Family::default(),
             hedges: Family::default(),
@@ -213,16 +231,28 @@ impl Metrics {
         metrics
     }
 
-    /// Counters of a workload.
+    /// Counters of a workload whose requests may come to these tiers.
     #[must_use]
-    pub fn workload(&self, name: &str) -> WorkloadMetrics {
-        let request = |outcome| RequestLabels { workload: name.to_owned(), outcome };
-        let labels = WorkloadLabels { workload: name.to_owned() };
+    pub fn workload<'t>(&self, name: &str, tiers: impl Iterator<Item = &'t str>) -> WorkloadMetrics {
         WorkloadMetrics {
-            accepted: self.requests.get_or_create_owned(&request(ACCEPTED)),
-            duration: self.duration.get_or_create_owned(&labels),
-            cost: self.cost.get_or_create_owned(&labels),
+            accepted: self
+                .requests
+                .get_or_create_owned(&RequestLabels { workload: name.to_owned(), outcome: ACCEPTED }),
+            duration: self.duration.get_or_create_owned(&WorkloadLabels { workload: name.to_owned() }),
+            arrivals: self.arrivals.get_or_create_owned(&name.to_owned()),
+            taken: tiers.map(|tier| (tier.to_owned(), self.taken(name, tier))).collect(),
         }
+    }
+
+    fn taken(&self, workload: &str, tier: &str) -> TakenMetrics {
+        let (workload, tier) = (workload.to_owned(), tier.to_owned());
+        let tokens = |direction| {
+            let labels = TokenLabels { workload: workload.clone(), tier: tier.clone(), direction };
+            self.tokens.get_or_create_owned(&labels)
+        };
+        let (input, output) = (tokens("input"), tokens("output"));
+        let calls = self.calls.get_or_create_owned(&(workload.clone(), tier.clone()));
+        TakenMetrics { calls, input, output, cost: self.cost.get_or_create_owned(&CostLabels { workload, tier }) }
     }
 
     /// A tier's retry budget with its counters.
@@ -242,16 +272,17 @@ impl Metrics {
     /// Counters of one tier of one step with these gates.
     #[must_use]
     pub fn leg(&self, workload: &str, step: &str, tier: &str, gates: impl Iterator<Item = &'static str>) -> LegMetrics {
-        let step = |verdict, reason| {
+        let counter = |verdict, reason| {
             let (workload, step, tier) = (workload.to_owned(), step.to_owned(), tier.to_owned());
             self.steps.get_or_create_owned(&StepLabels { workload, step, tier, verdict, reason })
         };
-        let tokens = |direction| self.tokens.get_or_create_owned(&TokenLabels { tier: tier.to_owned(), direction });
+        let escalated: Vec<_> = gates.map(|gate| (gate, counter("escalated", gate))).collect();
+        let of_step = || self.verdicts.get_or_create_owned(&(workload.to_owned(), step.to_owned()));
         LegMetrics {
-            accepted: step(ACCEPTED, ""),
-            escalated: gates.map(|gate| (gate, step("escalated", gate))).collect(),
-            input: tokens("input"),
-            output: tokens("output"),
+            accepted: counter(ACCEPTED, ""),
+            verdicts: (!escalated.is_empty()).then(of_step),
+            escalated,
+            taken: self.taken(workload, tier),
         }
     }
 
@@ -280,27 +311,27 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that ended. Without a route it came to no workload.
-    pub fn record(&self, route: Option<&Route>, outcome: &'static str, seconds: f64, trace: &Trace<'_>) {
-        let workload = route.map_or("-", |route| &route.workload);
-        match route {
-            Some(route) if outcome == ACCEPTED => route.metrics.accepted.inc(),
-            _ => self.requests.get_or_create(&RequestLabels { workload: workload.to_owned(), outcome }).inc(),
+    /// Counts a request that ended, with the status of its reply. Without a route it came to no workload.
+    pub fn record(&self, route: Option<&Route>, outcome: &'static str, status: u16, seconds: f64, trace: &Trace<'_>) {
+        let Some(route) = route else {
+            self.requests.get_or_create(&RequestLabels { workload: NOBODY.to_owned(), outcome }).inc();
+            self.duration.get_or_create(&WorkloadLabels { workload: NOBODY.to_owned() }).observe(seconds);
+            return;
         };
-        match route {
-            Some(route) => route.metrics.duration.observe(seconds),
-            None => self.duration.get_or_create(&WorkloadLabels { workload: workload.to_owned() }).observe(seconds),
+        let metrics = &route.metrics;
+        if outcome == ACCEPTED {
+            metrics.accepted.inc();
+        } else {
+            let labels = || RequestLabels { workload: route.workload.clone(), outcome };
+            metrics.other(outcome, status, || self.requests.get_or_create_owned(&labels())).inc();
         }
+        metrics.duration.observe(seconds);
         for step in &trace.0 {
-            self.count(workload, step);
-        }
-        let cost = f64::from(trace.cost());
-        if let Some(route) = route.filter(|_| cost > 0.0) {
-            route.metrics.cost.inc_by(cost);
+            self.count(route, step);
         }
     }
 
-    fn count(&self, workload: &str, step: &StepTrace<'_>) {
+    fn count(&self, route: &Route, step: &StepTrace<'_>) {
         let metrics = &step.leg.metrics;
         let (verdict, reason) = step.ending.words();
         let ready = match step.ending {
@@ -314,20 +345,22 @@ impl Metrics {
             Some(counter) => counter.inc(),
             None => {
                 let (step, tier) = (step.leg.step.clone(), step.leg.upstream.name.clone());
-                let labels =
-                    StepLabels { workload: workload.to_owned(), step, tier, verdict, reason: reason.unwrap_or("") };
+                let workload = route.workload.clone();
+                let labels = StepLabels { workload, step, tier, verdict, reason: reason.unwrap_or("") };
                 self.steps.get_or_create(&labels).inc()
             }
         };
-        for opinion in &step.opinions {
-            let tokens = [("input", opinion.usage.prompt), ("output", opinion.usage.completion)];
-            for (direction, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
-                self.tokens.get_or_create(&TokenLabels { tier: opinion.tier.to_owned(), direction }).inc_by(count);
+        if let Some(verdicts) = &metrics.verdicts {
+            match step.ending {
+                Ending::Accepted => verdicts.count(true),
+                Ending::Escalated(_) => verdicts.count(false),
+                Ending::Failed(_) | Ending::Skipped(_) | Ending::Cancelled => {}
             }
         }
-        for (counter, count) in [(&metrics.input, step.usage.prompt), (&metrics.output, step.usage.completion)] {
-            if count > 0 {
-                counter.inc_by(count);
+        metrics.taken.count(1, step.usage, step.cost);
+        for opinion in &step.opinions {
+            if let Some(taken) = route.metrics.taken.get(opinion.tier) {
+                taken.count(u64::from(opinion.calls - opinion.failed), opinion.usage, opinion.cost);
             }
         }
     }

@@ -51,8 +51,11 @@ pub mod snapshot;
 pub mod sse;
 pub mod sticky;
 pub mod sync;
+pub mod tally;
 pub mod trace;
 pub mod traffic_tls;
+pub mod tries;
+pub mod workload_metrics;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +71,7 @@ use endpoints::Endpoints;
 use metrics::Metrics;
 use snapshot::Snapshot;
 use sticky::Sticky;
+use tries::Tries;
 
 pub use crate::routing::table::MAX_BODY_BYTES;
 
@@ -114,6 +118,8 @@ pub struct Shared {
     buffered: Option<Buffered>,
     /// Where conversations start.
     pub sticky: Sticky,
+    /// What was not answered and may be tried again.
+    pub tries: Tries,
     /// What may still be spent.
     pub budgets: Budgets,
     /// It reports to the operators, which can lend it limits then.
@@ -147,6 +153,7 @@ impl Shared {
             limits,
             buffered: limits.max_buffered_bytes.map(Buffered::new),
             sticky: Sticky::default(),
+            tries: Tries::default(),
             budgets,
             lent,
             ids: AtomicU64::new(0),

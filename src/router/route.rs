@@ -10,8 +10,9 @@ use super::admission::limiter::{Limiter, Scope};
 use super::admission::share::Share;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
 use super::hedge::Hedge;
-use super::metrics::{LegMetrics, Metrics, WorkloadMetrics};
+use super::metrics::{LegMetrics, Metrics};
 use super::snapshot::{Refused, Upstream, budget};
+use super::workload_metrics::WorkloadMetrics;
 use crate::api::types::{DataClass, Risk};
 use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
 
@@ -110,14 +111,19 @@ impl Routes {
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
         let mut routes = Self { workloads, tiers, commits: false };
-        let stages = routes.workloads.iter().chain(routes.tiers.values()).flat_map(|route| &route.stages);
-        routes.commits = stages.into_iter().any(|stage| stage.commit_after.is_some());
+        let commits = routes.all().flat_map(|route| &route.stages).any(|stage| stage.commit_after.is_some());
+        routes.commits = commits;
         Ok(routes)
     }
 
     /// The limits of workloads.
     pub(super) fn limiters(&self) -> impl Iterator<Item = &Arc<Limiter>> {
         self.workloads.iter().filter_map(|route| route.limiter.as_ref())
+    }
+
+    /// All routes.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Route> {
+        self.workloads.iter().chain(self.tiers.values())
     }
 
     /// Whether a path judges streams by their beginning.
@@ -137,6 +143,12 @@ impl Routes {
     pub fn tier(&self, name: &str) -> Option<&Route> {
         self.tiers.get(name)
     }
+}
+
+/// Tiers that requests may come to, or that gates ask.
+fn tiers(stages: &[Stage]) -> impl Iterator<Item = &str> {
+    let legs = stages.iter().flat_map(|stage| &stage.legs).map(|leg| &leg.upstream);
+    legs.chain(stages.iter().flat_map(|stage| &stage.judges)).map(|upstream| upstream.name.as_str())
 }
 
 fn judges_by_request(stages: &[Stage]) -> bool {
@@ -167,6 +179,7 @@ impl Compiler<'_> {
             Escalations::new(limit, names, before.and_then(|b| b.escalations.as_ref()), Instant::now())
         });
         let hedge = self.hedge(&path, &workload.name, before);
+        let metrics = self.metrics.workload(&workload.name, tiers(&stages));
         Ok(Route {
             workload: workload.name.clone(),
             owner: workload.owner.clone(),
@@ -179,7 +192,7 @@ impl Compiler<'_> {
             budget: budget(self.budgets, Scope::Workload, &workload.name, workload.budget, self.table),
             escalations,
             hedge,
-            metrics: self.metrics.workload(&workload.name),
+            metrics,
         })
     }
 
@@ -191,7 +204,7 @@ impl Compiler<'_> {
     fn tier(&self, tier: &str) -> Result<Route, Refused> {
         let workload = tier_path(tier);
         let (path, stages) = self.path(&format!("Public tier {tier}"), &workload, &workload)?;
-        let metrics = self.metrics.workload(&workload);
+        let metrics = self.metrics.workload(&workload, tiers(&stages));
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
         let needs_request_schema = judges_by_request(&stages);
         Ok(Route {

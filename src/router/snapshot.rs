@@ -23,9 +23,11 @@ use super::metrics::Metrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Routes;
 use super::secret_problem::SecretProblem;
+use super::tally::Tally;
 use crate::api::types::{Risk, SecretKeyRef};
 use crate::lease::lessee::Terms;
 use crate::lease::{Claim, Grant, Key};
+use crate::routing::counts::{Counts, TierCounts};
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash, reserved};
 
@@ -91,6 +93,8 @@ pub struct Upstream {
     pub continues: Arc<OnceLock<bool>>,
     /// How often a request may be tried again.
     pub retries: Retries,
+    /// What its calls come to.
+    pub tally: Arc<Tally>,
     place: Place,
 }
 
@@ -115,6 +119,18 @@ impl Upstream {
             Place::Fixed(endpoint) => std::slice::from_ref(endpoint),
             Place::Service(port) => world.of(port),
         }
+    }
+
+    /// What its calls came to.
+    fn counts(&self, world: &Endpoints, now: Instant) -> TierCounts {
+        let endpoints = self.endpoints(world);
+        let in_flight: usize = endpoints.iter().map(|endpoint| endpoint.load()).sum();
+        let circuit = self.circuit();
+        // A provider's limit is no failure of it.
+        let degraded = circuit.is_open() && circuit.limited_for(now).is_none();
+        drop(circuit);
+        let (in_flight, endpoints) = (in_flight as u64, endpoints.len() as u64);
+        self.tally.counts(TierCounts { in_flight, endpoints, degraded, ..TierCounts::default() })
     }
 }
 
@@ -183,6 +199,14 @@ impl Snapshot {
         self.limiters().for_each(|limiter| back |= limiter.apply(grant, terms, now));
         self.accounts().for_each(|account| back |= account.apply(grant, terms, now));
         back
+    }
+
+    /// What was counted of its workloads and tiers.
+    #[must_use]
+    pub fn counts(&self, endpoints: &Endpoints, now: Instant) -> Counts {
+        let workloads = self.routes.all().map(|route| (route.workload.clone(), route.metrics.counts(&route.stages)));
+        let tiers = self.tiers.iter().map(|(name, upstream)| (name.clone(), upstream.counts(endpoints, now)));
+        Counts { workloads: workloads.collect(), tiers: tiers.collect() }
     }
 
     /// The router is about to stop: it lives on what it was lent.
@@ -301,6 +325,7 @@ fn compile_tiers(
         let budget = old.map(|o| o.retries.budget.clone());
         let budget = budget.unwrap_or_else(|| Arc::new(RetryBudget::new(Instant::now())));
         let retries = metrics.retries(name, budget);
+        let tally = old.map_or_else(Arc::default, |old| old.tally.clone());
         let rules = Rules::from(&tier.health);
         let (name, tier) = (name.clone(), tier.clone());
         let account = tier.account.as_ref().and_then(|account| accounts.get(&account.name)).cloned();
@@ -317,6 +342,7 @@ fn compile_tiers(
             serves_high,
             continues,
             retries,
+            tally,
             place,
         };
         tiers.insert(name, Arc::new(upstream));

@@ -6,6 +6,7 @@
 //! What can be decided without a request is decided when the table is made: classes are resolved to tiers,
 //! defaults are filled in, durations are milliseconds, prices are integers.
 
+pub mod counts;
 pub mod decide;
 pub mod lent;
 pub mod packed;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::Counts;
 use crate::lease::{Claims, Grants, budget};
 
 /// Format that this build writes.
@@ -65,6 +66,8 @@ pub struct Report {
     /// What it says of limits that are lent to it, to the leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<Claims>,
+    /// What it has counted since this process began.
+    pub counts: Counts,
 }
 
 /// A table that a router refuses.

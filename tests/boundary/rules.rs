@@ -3,13 +3,15 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 18] = [
+pub const PURE: [&str; 20] = [
     "api",
     "lease",
+    "operator/demand",
     "operator/plan",
     "operator/status",
     "operator/sync/routers",
     "operator/validate",
+    "routing/counts",
     "routing/lent",
     "routing/packed",
     "routing/table",

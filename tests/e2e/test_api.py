@@ -11,7 +11,7 @@ KINDS = {"ModelTier": "modeltiers", "EscalationPath": "escalationpaths", "Routin
 COLUMNS = {
     "ModelTier": ["NAME", "CLASS", "MODEL", "READY", "REASON", "REPLICAS", "AGE"],
     "EscalationPath": ["NAME", "STEPS", "READY", "REASON", "AGE"],
-    "RoutingPolicy": ["NAME", "WORKLOADS", "ROUTERS", "PROGRAMMED", "READY", "REASON", "AGE"],
+    "RoutingPolicy": ["NAME", "WORKLOADS", "ROUTERS", "PROGRAMMED", "COST/TXN", "READY", "REASON", "AGE"],
 }
 
 

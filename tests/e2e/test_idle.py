@@ -42,7 +42,8 @@ def quiet(seconds: float) -> None:
 class Idle(Case):
     def test_silence_with_an_operator_restart(self) -> None:
         self.ask()
-        quiet(10)
+        # What requests came to is written within half a minute.
+        quiet(35)
         window = Window()
         time.sleep(30)
         kubectl("delete", "pod", "-n", "smallfirst-system", "-l", "app.kubernetes.io/name=smallfirst")

@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::Kubeconfig;
 use smallfirst::operator::controller::Queue;
 use smallfirst::operator::observe::world::World;
-use smallfirst::operator::sync::budgets::Budgets;
+use smallfirst::operator::sync::books::Books;
 use smallfirst::operator::sync::keeper::Keeper;
 use smallfirst::operator::sync::lending::Lending;
 use smallfirst::operator::sync::server::{Desk, serve};
@@ -46,10 +46,10 @@ impl Listening {
         let (world, queue): (Arc<World>, Arc<Queue>) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        let books = Budgets::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
-        let budgets = Arc::new(books);
-        tasks.spawn(Arc::clone(&budgets).run());
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, budgets, lending: Lending::default() };
+        let books = Books::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
+        let books = Arc::new(books);
+        tasks.spawn(Arc::clone(&books).run());
+        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, books, lending: Lending::default() };
         tasks.spawn(serve(listener, certificate, Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
@@ -105,6 +105,9 @@ impl Router {
     }
 }
 
+/// File with the certificate that routers trust.
+const AUTHORITY: &str = "authority.pem";
+
 /// What router processes of a policy share: their rights, their token, their Secrets.
 pub struct Fleet {
     folder: tempfile::TempDir,
@@ -140,6 +143,11 @@ impl Fleet {
         std::fs::write(folder.join(key), value).unwrap();
     }
 
+    /// Routers that are started from now on trust this certificate and no other.
+    pub fn trust(&self, pem: &str) {
+        std::fs::write(self.folder.path().join(AUTHORITY), pem).unwrap();
+    }
+
     pub async fn router(&self, pod: &str) -> Router {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (listen, admin) = (free(), free());
@@ -149,6 +157,9 @@ impl Fleet {
         command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
         command.arg("--sync-token-file").arg(at("token")).arg("--secrets-dir").arg(at("secrets"));
         command.env_clear().env("KUBECONFIG", at("kubeconfig")).env("RUST_LOG", "warn");
+        if at(AUTHORITY).exists() {
+            command.env("SSL_CERT_FILE", at(AUTHORITY));
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let router = Router { child, traffic: listen, admin };
         until("the router's table", || async { router.hash().await }).await;

@@ -71,7 +71,10 @@ async fn an_answer_that_the_tier_gives_again_is_accepted_and_every_call_is_paid(
     assert_eq!((&asked["input_tokens"], &asked["cost"]), (&json!(400), &json!("0.00048")));
     assert_eq!((&step["input_tokens"], &line["cost"]), (&json!(100), &json!("0.0006")));
     let metrics = get(router.admin, "/metrics").await.body;
-    assert!(metrics.contains("smallfirst_router_tokens_total{tier=\"small\",direction=\"input\"} 500"), "{metrics}");
+    assert!(
+        metrics.contains("smallfirst_router_tokens_total{workload=\"intent\",tier=\"small\",direction=\"input\"} 500"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

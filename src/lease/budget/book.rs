@@ -114,6 +114,12 @@ impl Book {
         due.then_some(new)
     }
 
+    /// What was written down last.
+    #[must_use]
+    pub const fn kept(&self) -> &BTreeMap<String, Stored> {
+        &self.stored
+    }
+
     /// It was written down.
     pub fn stored(&mut self, stored: BTreeMap<String, Stored>, now: Instant) {
         for (key, (_, fund)) in &mut self.funds {

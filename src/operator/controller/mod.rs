@@ -18,6 +18,7 @@ mod statuses;
 mod tests;
 mod tier;
 pub mod triggers;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -54,7 +54,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let router = (key.id.0.clone(), format!("{}-router", key.id.1));
     context.world.add_deployment(&mut observed, &owner.uid, &router);
     context.world.add_reports(&mut observed, &key.id, Instant::now());
-    context.world.add_budgets(&mut observed, &key.id);
+    context.world.add_books(&mut observed, &key.id);
     if let Some(latest) = current(&context.world.policies, &key.id) {
         policy.status = latest.status;
     }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, Recorder, Reporter};
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 
 use super::REPORTER;
 use super::queue::{Key, Kind, Queue};
+use super::turns::Turns;
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy, RoutingPolicyStatus};
 use crate::operator::apply::{Applier, Error, guarded};
 use crate::operator::events;
@@ -55,6 +55,9 @@ pub struct Statuses {
     waiting: Mutex<HashMap<Key, Waiting>>,
     /// Since when the status of an object differs from the stored one in what may wait.
     differs: Mutex<HashMap<Key, Instant>>,
+    /// When the status of an object was written, while that matters.
+    written: Mutex<HashMap<Key, Instant>>,
+    turns: Mutex<Turns>,
     /// Objects whose status is being written: until the answer is there, nobody knows what is stored.
     writing: Mutex<HashSet<Key>>,
     news: Notify,
@@ -80,6 +83,8 @@ impl Statuses {
             recorder,
             waiting: Mutex::default(),
             differs: Mutex::default(),
+            written: Mutex::default(),
+            turns: Mutex::default(),
             writing: Mutex::default(),
             news: Notify::new(),
         }
@@ -91,6 +96,24 @@ impl Statuses {
 
     fn differs(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
         self.differs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long ago a status was written, if that was lately.
+    fn written(&self, key: &Key, now: Instant) -> Option<Duration> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.get(key).map(|at| now - *at)
+    }
+
+    fn note_written(&self, key: &Key) {
+        let now = Instant::now();
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|_, at| now < *at + write::FIGURES);
+        written.insert(key.clone(), now);
+    }
+
+    /// Turns of the statuses that nobody waits for.
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writing(&self) -> MutexGuard<'_, HashSet<Key>> {
@@ -106,6 +129,7 @@ impl Statuses {
     pub fn keep(&self, key: &Key) {
         self.waiting().remove(key);
         self.differs().remove(key);
+        self.turns().give_up(key);
     }
 
     /// The object's status should be this one: it is written now, or never; or the answer is when to look again.
@@ -119,11 +143,16 @@ impl Statuses {
         }
         let now = Instant::now();
         let since = self.differs().get(key).copied();
-        match write::decide(stored, new, since.map_or(Duration::ZERO, |since| now - since)) {
+        let waited = since.map_or(Duration::ZERO, |since| now - since);
+        let mut write = write::decide(stored, new, waited, self.written(key, now));
+        if write == Write::Sometime {
+            write = self.turns().wait(key, now).map_or(Write::Now, Write::After);
+        }
+        match write {
             Write::Not => self.keep(key),
-            Write::Now => {
+            Write::Now | Write::Sometime => {
                 self.differs().remove(key);
-                self.set(key, object, new, stored.map(Status::conditions).unwrap_or_default());
+                self.set(key, object, new, stored);
             }
             Write::After(wait) => {
                 self.waiting().remove(key);
@@ -150,13 +179,15 @@ impl Statuses {
         }
     }
 
-    fn set<K, S>(&self, key: &Key, object: &K, status: &S, old: &[Condition])
+    fn set<K, S>(&self, key: &Key, object: &K, status: &S, stored: Option<&S>)
     where
         K: Resource<DynamicType = ()>,
         S: Status + Serialize,
     {
         let body = body(object, status);
-        let events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
+        let old = stored.map(Status::conditions).unwrap_or_default();
+        let mut events = events::between(old, status.conditions(), object.meta().generation.unwrap_or_default());
+        events.extend(stored.iter().flat_map(|stored| status.events(stored)));
         let mut waiting = self.waiting();
         let since = waiting.get(key).map_or_else(Instant::now, |before| before.since);
         waiting.insert(key.clone(), Waiting { since, body, events, reference: object.object_ref(&()) });
@@ -218,6 +249,7 @@ impl Statuses {
         self.writing().remove(&key);
         match written {
             Ok(()) => {
+                self.note_written(&key);
                 for event in events {
                     let publish = self.recorder.publish(&event, &reference);
                     match guarded(&self.leader, "Event", publish).await {

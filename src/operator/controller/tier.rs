@@ -1,9 +1,12 @@
 //! ModelTier: validate and plan -> apply its pool -> status. A tier without a pool has no children.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 
 use super::queue::Key;
 use super::{Context, Reconciled, attempt};
+use crate::api::conditions::REASON_DEGRADED;
 use crate::operator::apply::{Error, Owner};
 use crate::operator::observe::Observed;
 use crate::operator::observe::world::current;
@@ -47,6 +50,10 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     if let Some(latest) = current(&context.world.tiers, &key.id) {
         tier.status = latest.status;
     }
+    let before = tier.status.iter().flat_map(|status| &status.conditions).any(|c| c.reason == REASON_DEGRADED);
+    let degraded = context.world.routers.degraded(&key.id, before, Instant::now());
+    observed.degraded = degraded.is_some();
     let new = status::tier(&tier, &observed, &outcome, Timestamp::now());
-    ending.after(context.statuses.tell(key, &tier, tier.status.as_ref(), &new))
+    let told = context.statuses.tell(key, &tier, tier.status.as_ref(), &new);
+    ending.after([told, degraded].into_iter().flatten().min())
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::api::sizing::SizingStatus;
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::demand::Figures;
 use crate::routing::RoutingTable;
 use crate::routing::report::RefusedTable;
 
@@ -37,8 +38,12 @@ pub struct Observed {
     pub reports: Option<Reports>,
     /// What is said of how many replicas the tier that is looked at needs. `None`: nothing yet.
     pub sizing: Option<SizingStatus>,
+    /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
+    pub degraded: bool,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
+    /// What requests of its workloads came to. `None`: this operator does not measure it.
+    pub figures: Option<BTreeMap<String, Figures>>,
 }
 
 /// The routers of a policy: what they reported last, and which should have.

@@ -19,6 +19,7 @@ use super::guard::Guard;
 use super::{DeploymentState, Observed};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::demand::measured::Measured;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
@@ -46,6 +47,8 @@ pub struct World {
     pub children: Children,
     /// What routers reported.
     pub routers: Routers,
+    /// What this operator has measured, of the policies whose books it keeps.
+    pub measured: Measured,
     /// How budgets stand, of the policies whose books this operator keeps.
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }
@@ -161,8 +164,9 @@ impl World {
         }
     }
 
-    /// Adds how the budgets of a policy stand.
-    pub fn add_budgets(&self, observed: &mut Observed, id: &Id) {
+    /// Adds how the budgets of a policy stand, and what its requests came to.
+    pub fn add_books(&self, observed: &mut Observed, id: &Id) {
+        observed.figures = self.measured.figures(id);
         observed.budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
     }
 

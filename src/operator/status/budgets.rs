@@ -35,7 +35,7 @@ fn said(name: String, standing: &Standing) -> BudgetStatus {
 }
 
 /// Units of 1e-9 as a decimal without trailing zeros.
-fn decimal(nanos: i64) -> Decimal {
+pub(super) fn decimal(nanos: i64) -> Decimal {
     let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
     Decimal(text.trim_end_matches('0').trim_end_matches('.').to_owned())
 }

@@ -3,14 +3,16 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::write::{LONGEST, Write, decide};
+use super::write::{FIGURES, LONGEST, Status as _, Write, decide};
 use super::*;
 use crate::api::conditions::{
     REASON_APPLY_FAILED, REASON_CONFLICT, REASON_ENOUGH_REPLICAS, REASON_INVALID, REASON_NOT_MEASURED,
     REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND, REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS,
     RECONCILING, SIZED, STALLED,
 };
+use crate::api::routing_policy::BudgetStatus;
 use crate::api::sizing::{Binding, SizingStatus};
+use crate::api::types::Decimal;
 
 fn a_tier(replicas: i32) -> ModelTier {
     serde_json::from_value(json!({
@@ -74,10 +76,10 @@ fn writes(tier: &mut ModelTier, states: &[Option<DeploymentState>]) -> Vec<usize
         let observed = state.clone().map_or_else(Observed::default, |state| seen("llama-pool", state));
         let new = super::tier(tier, &observed, &Outcome::default(), at(second as i64));
         let waited = Duration::from_secs((second - since.unwrap_or(second)) as u64);
-        match decide(tier.status.as_ref(), &new, waited) {
+        match decide(tier.status.as_ref(), &new, waited, None) {
             Write::Not => since = None,
             Write::After(_) => since = since.or(Some(second)),
-            Write::Now => {
+            Write::Now | Write::Sometime => {
                 tier.status = Some(new);
                 writes.push(second);
                 since = None;
@@ -385,4 +387,69 @@ fn sized_says_whether_the_replicas_are_enough() {
     tier.status = Some(known.clone());
     assert_eq!(status(&tier, &fine, None).sizing, known.sizing);
     says(&status(&tier, &fine, None).conditions, SIZED, "False", REASON_SIZING_LIMITED);
+}
+
+#[test]
+fn a_tier_that_routers_leave_alone_is_not_available_and_stays_ready() {
+    let mut tier = a_tier(1);
+    let state = || seen("llama-pool", rolled_out(1));
+    tier.status = Some(super::tier(&tier, &state(), &Outcome::default(), at(0)));
+    let status = super::tier(&tier, &Observed { degraded: true, ..state() }, &Outcome::default(), at(1));
+    says(&status.conditions, AVAILABLE, "False", REASON_DEGRADED);
+    says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+    assert_eq!(decide(tier.status.as_ref(), &status, Duration::ZERO, Some(Duration::ZERO)), Write::Now);
+    // Without a replica there is nothing to leave alone.
+    let none = Observed { degraded: true, ..seen("llama-pool", rolled_out(0)) };
+    says(
+        &super::tier(&tier, &none, &Outcome::default(), at(2)).conditions,
+        AVAILABLE,
+        "False",
+        REASON_NO_READY_REPLICAS,
+    );
+}
+
+#[test]
+fn figures_are_written_seldom_and_nothing_else_waits_for_them() {
+    let stored = RoutingPolicyStatus { workload_count: Some(1), ..RoutingPolicyStatus::default() };
+    let figures = RoutingPolicyStatus { cost_per_transaction: Some(Decimal("0.1".into())), ..stored.clone() };
+    let say = |new: &RoutingPolicyStatus, waited: u64, written: Option<u64>| {
+        decide(Some(&stored), new, Duration::from_secs(waited), written.map(Duration::from_secs))
+    };
+    assert_eq!(say(&figures, 0, None), Write::Sometime, "the first ones after a silence");
+    assert_eq!(say(&figures, 0, Some(10)), Write::After(FIGURES - Duration::from_secs(10)));
+    assert_eq!(say(&figures, 0, Some(30)), Write::Sometime);
+    let counts = RoutingPolicyStatus { routers: Some(RoutersStatus { replicas: 1, ready: 1 }), ..stored.clone() };
+    let before = RoutingPolicyStatus { routers: Some(RoutersStatus { replicas: 1, ready: 0 }), ..stored.clone() };
+    let of_before = |new, waited, written| decide(Some(&before), new, Duration::from_secs(waited), written);
+    assert_eq!(of_before(&counts, 1, None), Write::After(LONGEST - Duration::from_secs(1)));
+    let both = RoutingPolicyStatus { cost_per_transaction: Some(Decimal("0.1".into())), ..counts.clone() };
+    assert_eq!(of_before(&both, 1, Some(Duration::ZERO)), Write::After(FIGURES));
+    assert_eq!(of_before(&both, 60, Some(Duration::ZERO)), Write::Now);
+    let urgent = RoutingPolicyStatus { workload_count: Some(2), ..figures };
+    assert_eq!(say(&urgent, 0, Some(0)), Write::Now);
+}
+
+#[test]
+fn a_budget_that_is_spent_is_told_at_once_and_once_a_period() {
+    let budget = |left: &str, ends: i64| RoutingPolicyStatus {
+        budgets: vec![BudgetStatus {
+            name: "workload/chat".into(),
+            spent: Decimal("5".into()),
+            left: Decimal(left.into()),
+            period_ends: Time(at(ends)),
+        }],
+        ..RoutingPolicyStatus::default()
+    };
+    let write =
+        |stored: &RoutingPolicyStatus, new: &RoutingPolicyStatus| decide(Some(stored), new, Duration::ZERO, None);
+    let (some, less, none) = (budget("2", 9), budget("1", 9), budget("0", 9));
+    assert_eq!(write(&some, &less), Write::After(LONGEST));
+    assert_eq!(write(&less, &none), Write::Now);
+    assert_eq!(write(&none, &less), Write::After(LONGEST), "what a request reserved and did not use");
+    assert!(less.events(&some).is_empty() && none.events(&none).is_empty());
+    let [event] = &none.events(&less)[..] else { panic!("one event") };
+    let note = event.note.as_deref().unwrap_or_default();
+    assert_eq!(event.reason, "BudgetSpent");
+    assert_eq!(note, "Budget of workload/chat: 5 is spent; the next period begins at 1970-01-01T00:00:09Z");
+    assert_eq!(budget("0", 99).events(&none).len(), 1, "of the next period");
 }

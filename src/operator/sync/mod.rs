@@ -7,11 +7,12 @@
 //! Every operator listens, the leader and those that wait to lead: a new leader knows the world at once.
 
 pub mod authority;
-pub mod budgets;
+pub mod books;
 pub mod keeper;
 pub mod lending;
 pub mod routers;
 pub mod server;
+pub mod state;
 pub mod tokens;
 
 /// The Secret in the operator's own namespace that holds the authority's key.

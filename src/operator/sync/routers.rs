@@ -1,4 +1,4 @@
-//! Pure: what every router said last, by policy and pod.
+//! Pure: what every router said last, by policy and pod, and which tiers do not answer by what they say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,8 @@ pub const SILENT: Duration = Duration::from_secs(5);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After this time a pod that was not heard is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
+/// For how long a tier must answer before it counts as recovered: a circuit that tries again opens and closes.
+pub const RECOVERY: Duration = Duration::from_secs(30);
 /// Pods of a policy that are known at a time.
 const MOST: usize = 512;
 /// Longest text of a report that is kept, in bytes, and most entries of a list.
@@ -27,12 +29,23 @@ pub struct Routers(Mutex<State>);
 struct State {
     since: Option<Instant>,
     policies: HashMap<Id, BTreeMap<String, Known>>,
+    /// When a router last said that it leaves a tier alone.
+    degraded: HashMap<Id, Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
     report: Report,
     heard: Instant,
+}
+
+/// Whom a report is news to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The status of its policy.
+    pub policy: bool,
+    /// The statuses of these tiers.
+    pub tiers: Vec<String>,
 }
 
 impl Routers {
@@ -45,28 +58,46 @@ impl Routers {
         self.state().since.get_or_insert(now);
     }
 
-    /// Takes a report. Says whether it changes what a status says.
-    pub fn take(&self, policy: &Id, mut report: Report, now: Instant) -> bool {
+    /// Takes a report. Says whom it is news to.
+    pub fn take(&self, policy: &Id, mut report: Report, now: Instant) -> News {
         bound(&mut report);
         let mut state = self.state();
-        let pods = state.policies.entry(policy.clone()).or_default();
+        let State { policies, degraded, .. } = &mut *state;
+        let pods = policies.entry(policy.clone()).or_default();
         pods.retain(|_, known| now.duration_since(known.heard) < FORGOTTEN);
         let order = |report: &Report| (report.incarnation, report.sequence);
-        let Some(known) = pods.get_mut(&report.pod) else {
-            if pods.len() >= MOST {
-                return false;
-            }
-            pods.insert(report.pod.clone(), Known { report, heard: now });
-            return true;
-        };
-        if order(&report) <= order(&known.report) {
-            // Overtaken on its way, or of a process that has ended.
-            return false;
+        let known = pods.get(&report.pod);
+        let stale = known.is_some_and(|known| order(&report) <= order(&known.report));
+        // Overtaken on its way, or of a process that has ended; or one too many.
+        if stale || known.is_none() && pods.len() >= MOST {
+            return News::default();
         }
-        let was_silent = now.duration_since(known.heard) > SILENT;
-        let changed = was_silent || reported(&known.report, false) != reported(&report, false);
-        *known = Known { report, heard: now };
-        changed
+        degraded.retain(|_, since| now.duration_since(*since) < FORGOTTEN);
+        let said = std::mem::take(&mut report.counts).tiers.into_iter().filter(|(_, counts)| counts.degraded);
+        let mut news = News::default();
+        for (tier, _) in said {
+            let at = degraded.insert((policy.0.clone(), tier.clone()), now);
+            if at.is_none_or(|at| now.duration_since(at) >= RECOVERY) {
+                news.tiers.push(tier);
+            }
+        }
+        news.policy = known.is_none_or(|known| {
+            let was_silent = now.duration_since(known.heard) > SILENT;
+            was_silent || reported(&known.report, false) != reported(&report, false)
+        });
+        pods.insert(report.pod.clone(), Known { report, heard: now });
+        news
+    }
+
+    /// For how much longer a tier counts as degraded, if it does: unless a router says so again. One that was so before,
+    /// as an operator finds that has just begun to listen, stays so until routers had time to speak.
+    #[must_use]
+    pub fn degraded(&self, tier: &Id, before: bool, now: Instant) -> Option<Duration> {
+        let state = self.state();
+        let left =
+            |since: Instant, time: Duration| time.checked_sub(now.duration_since(since)).filter(|left| !left.is_zero());
+        let said = state.degraded.get(tier).and_then(|since| left(*since, RECOVERY));
+        said.or_else(|| state.since.filter(|_| before).and_then(|since| left(since, PATIENCE)))
     }
 
     /// What the routers of a policy said. `None`: nobody listens.
@@ -114,6 +145,7 @@ fn bound(report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::counts::{Counts, TierCounts};
 
     fn id() -> Id {
         ("ml".to_owned(), "front".to_owned())
@@ -132,12 +164,15 @@ mod tests {
         let (routers, now) = (Routers::default(), Instant::now());
         assert_eq!(routers.of(&id(), now), None, "nobody listens");
         routers.listen(now);
-        assert!(routers.take(&id(), report(1, 1, "h1"), now));
-        assert!(!routers.take(&id(), Report { in_flight: 7, stamp_ms: 9, ..report(1, 2, "h1") }, now));
-        assert!(routers.take(&id(), report(1, 3, "h2"), now));
+        assert!(routers.take(&id(), report(1, 1, "h1"), now).policy);
+        assert_eq!(
+            routers.take(&id(), Report { in_flight: 7, stamp_ms: 9, ..report(1, 2, "h1") }, now),
+            News::default()
+        );
+        assert!(routers.take(&id(), report(1, 3, "h2"), now).policy);
         let after = now + SILENT + Duration::from_millis(1);
         assert!(routers.of(&id(), after).is_some_and(|seen| seen.pods["a"].silent && seen.patient));
-        assert!(routers.take(&id(), report(1, 4, "h2"), after), "heard again");
+        assert!(routers.take(&id(), report(1, 4, "h2"), after).policy, "heard again");
         assert!(routers.of(&id(), now + PATIENCE).is_some_and(|seen| !seen.patient));
     }
 
@@ -147,12 +182,40 @@ mod tests {
         routers.listen(now);
         routers.take(&id(), report(5, 9, "new"), now);
         for old in [report(5, 8, "old"), report(4, 99, "old")] {
-            assert!(!routers.take(&id(), old, now));
+            assert_eq!(routers.take(&id(), old, now), News::default());
             assert_eq!(hash(&routers, now).as_deref(), Some("new"));
         }
         // A process that began later counts from the beginning.
-        assert!(routers.take(&id(), report(6, 0, "restarted"), now));
+        assert!(routers.take(&id(), report(6, 0, "restarted"), now).policy);
         assert_eq!(hash(&routers, now).as_deref(), Some("restarted"));
+    }
+
+    #[test]
+    fn a_tier_is_degraded_while_a_router_says_so_and_a_while_longer() {
+        let (routers, begin) = (Routers::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let tier = ("ml".to_owned(), "large".to_owned());
+        let says = |pod: &str, sequence, degraded, seconds| {
+            let counts = TierCounts { degraded, ..TierCounts::default() };
+            let counts = Counts { tiers: [("large".to_owned(), counts)].into(), ..Counts::default() };
+            let report = Report { pod: pod.to_owned(), counts, ..report(1, sequence, "h") };
+            routers.take(&id(), report, at(seconds)).tiers
+        };
+        routers.listen(begin);
+        assert_eq!(
+            routers.degraded(&tier, true, at(1)),
+            Some(PATIENCE - Duration::from_secs(1)),
+            "nobody has spoken yet"
+        );
+        assert!(says("a", 1, false, 0).is_empty());
+        assert_eq!(routers.degraded(&tier, false, at(0)), None);
+        assert_eq!(says("a", 2, true, 1), ["large"]);
+        assert!(says("b", 3, true, 2).is_empty(), "it is known");
+        assert!(says("a", 4, false, 3).is_empty(), "another says so");
+        assert_eq!(routers.degraded(&tier, false, at(12)), Some(Duration::from_secs(20)));
+        assert!(says("b", 5, true, 20).is_empty());
+        assert_eq!(routers.degraded(&tier, true, at(50)), None);
+        assert_eq!(says("b", 6, true, 50), ["large"], "anew");
     }
 
     #[test]
@@ -168,7 +231,7 @@ mod tests {
         assert_eq!(seen.pods.len(), MOST);
         assert!(seen.pods.values().all(|pod| pod.missing.len() == LONGEST.1 && pod.version.len() == LONGEST.0));
         // Later ones find room when those are gone.
-        assert!(routers.take(&id(), report(1, 1, "h"), now + FORGOTTEN));
+        assert!(routers.take(&id(), report(1, 1, "h"), now + FORGOTTEN).policy);
         assert_eq!(routers.of(&id(), now + FORGOTTEN).map(|seen| seen.pods.len()), Some(1));
     }
 }

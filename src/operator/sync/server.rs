@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use super::budgets::Budgets;
+use super::books::Books;
 use super::keeper::Certificate;
 use super::lending::Lending;
 use super::tokens::{Denied, Tokens};
@@ -49,8 +49,8 @@ pub struct Desk {
     pub tokens: Tokens,
     /// Whether this operator leads.
     pub leader: Leader,
-    /// What is left of budgets.
-    pub budgets: Arc<Budgets>,
+    /// What it keeps of policies then.
+    pub books: Arc<Books>,
     /// What it lends then.
     pub lending: Lending,
 }
@@ -100,9 +100,7 @@ impl Desk {
         }
         let stamp_ms = report.stamp_ms;
         let now = Instant::now();
-        let purses = format!("{}/{:x}", report.pod, report.purses);
-        let order = report.incarnation.saturating_add(report.sequence);
-        let budgets = self.budgets.report(&caller.policy, &purses, order, &report.budgets, now);
+        let budgets = self.books.report(&caller.policy, &report, now);
         let leader = self.leader.leads(now);
         let leases = report.leases.as_ref().and_then(|claims| {
             let (namespace, policy) = caller.policy.clone();
@@ -112,9 +110,10 @@ impl Desk {
         // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
-        if self.world.routers.take(&caller.policy, report, now.into_std()) {
-            self.queue.add_all([Key { kind: Kind::Policy, id: caller.policy.clone() }]);
-        }
+        let news = self.world.routers.take(&caller.policy, report, now.into_std());
+        let tiers = news.tiers.iter().map(|tier| Key::new(Kind::Tier, &caller.policy.0, tier));
+        let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
+        self.queue.add_all(tiers.chain(policy));
         Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, leases })
     }
 }

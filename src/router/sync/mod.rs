@@ -64,6 +64,9 @@ impl Reporter {
         let in_flight = u64::try_from(self.shared.metrics.in_flight.get()).unwrap_or_default();
         let draining = *self.stopping.borrow();
         let budgets = &self.shared.budgets;
+        let now = Instant::now();
+        let snapshot = self.shared.snapshot.load();
+        let counts = snapshot.as_ref().map(|snapshot| snapshot.counts(&self.shared.endpoints.load(), now));
         Report {
             format_version: FORMAT_VERSION,
             pod: self.identity.pod.clone(),
@@ -78,8 +81,9 @@ impl Reporter {
             draining,
             in_flight,
             purses: budgets.id().unwrap_or(self.incarnation),
-            budgets: budgets.claims(Instant::now()),
+            budgets: budgets.claims(now),
             leases: self.lending.claims(to, draining, &self.shared),
+            counts: counts.unwrap_or_default(),
         }
     }
 }

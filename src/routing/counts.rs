@@ -1,0 +1,205 @@
+//! What a router has counted, as its reports carry it.
+//!
+//! Numbers only grow while the router's process lives, but for `in_flight` and `queued`, which say how much is under way.
+//! Whoever has read two reports knows what happened between them, whatever was lost in between. A new process counts from
+//! nothing; its incarnation tells it from the one before.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Nothing is said of what is not there.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a router has counted since its process began, of the workloads and tiers of the table in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// By workload; a tier that clients name is the workload `tier/NAME`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub workloads: BTreeMap<String, WorkloadCounts>,
+    /// By tier, for all workloads together, what gates ask it included.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiers: BTreeMap<String, TierCounts>,
+}
+
+/// The requests of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkloadCounts {
+    /// Requests that clients offered, rejected ones too. One that its client says it tries again, and of which this router
+    /// knows that it got no answer, is the same one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub offered: u64,
+    /// Those that were answered, second tries included, as in all that follows.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub answered: u64,
+    /// Those that no tier could answer, or whose answer broke off.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: u64,
+    /// Those that were turned away, by the code of the error: limits, budgets, what the client must mend.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected: BTreeMap<String, u64>,
+    /// Those whose client left before the end.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub abandoned: u64,
+    /// Those that are being worked on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub in_flight: u64,
+    /// Verdicts of the steps that have gates.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps: BTreeMap<String, Verdicts>,
+    /// What they took of each tier.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiers: BTreeMap<String, Taken>,
+}
+
+/// What the gates of a step found, whatever became of the request then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verdicts {
+    /// Answers that were judged.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub judged: u64,
+    /// Those of them that a gate refused.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: u64,
+}
+
+/// What requests took of a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taken {
+    /// Answers of it, those included that were not accepted, and what gates asked it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub calls: u64,
+    /// Tokens of input.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input: u64,
+    /// Tokens of output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output: u64,
+    /// Cost, in 1e-9 of the policy's currency.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cost: u64,
+}
+
+/// The calls of a tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TierCounts {
+    /// Calls that it did not answer.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: u64,
+    /// Calls that it refused, or for which it was not asked, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected: BTreeMap<String, u64>,
+    /// Calls that it works on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub in_flight: u64,
+    /// Its endpoints, over which they are spread.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub endpoints: u64,
+    /// Requests that wait for its account.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub queued: u64,
+    /// Whether it is left alone because it failed, or tried again after that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
+    /// Calls that it answered whole and of which it said the usage, by how many calls of this router its endpoint worked
+    /// on: see [`band_of`]. Empty ones at the end are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bands: Vec<Band>,
+}
+
+/// Answered calls of one band of concurrency. Sums, so that a service time linear in tokens and in tokens times
+/// concurrency holds for them as for each call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Band {
+    /// How many.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub calls: u64,
+    /// Microseconds from sending them to the ends of their answers.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub micros: u64,
+    /// Tokens of input that did not come from a cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input: u64,
+    /// Tokens of output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output: u64,
+    /// Tokens of output, squared call by call.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_squared: u64,
+    /// Tokens of output times concurrency, call by call.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub load: u64,
+}
+
+/// Bands of concurrency: 1, 2, 3 to 4, 5 to 8, ... 257 and more.
+pub const BANDS: usize = 10;
+
+/// The band of a concurrency, by its place.
+#[must_use]
+pub fn band_of(concurrency: u64) -> usize {
+    let band = u64::BITS - concurrency.saturating_sub(1).leading_zeros();
+    usize::try_from(band).unwrap_or(BANDS).min(BANDS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_double() {
+        let bands = [0, 1, 2, 3, 4, 5, 8, 9, 256, 257, u64::MAX].map(band_of);
+        assert_eq!(bands, [0, 0, 1, 2, 2, 3, 3, 4, 8, 9, 9]);
+    }
+
+    /// The largest policy: 64 workloads with paths of 8 steps over 8 tiers each, of 64 tiers, all names and numbers long.
+    #[test]
+    fn the_largest_report_is_half_of_what_an_operator_takes() {
+        let long = |n: usize| format!("{n:063}");
+        let large = u64::MAX / 1000;
+        let each = || (0..8).map(long);
+        let verdicts = Verdicts { judged: large, failed: large };
+        let taken = Taken { calls: large, input: large, output: large, cost: large };
+        let workload = WorkloadCounts {
+            offered: large,
+            answered: large,
+            failed: large,
+            rejected: each().map(|code| (code, large)).collect(),
+            abandoned: large,
+            in_flight: large,
+            steps: each().map(|step| (step, verdicts)).collect(),
+            tiers: each().map(|tier| (tier, taken)).collect(),
+        };
+        let band =
+            Band { calls: large, micros: large, input: large, output: large, output_squared: large, load: large };
+        let tier = TierCounts {
+            failed: large,
+            rejected: each().map(|reason| (reason, large)).collect(),
+            in_flight: large,
+            endpoints: large,
+            queued: large,
+            degraded: true,
+            bands: vec![band; BANDS],
+        };
+        let counts = Counts {
+            workloads: (0..64).map(|n| (long(n), workload.clone())).collect(),
+            tiers: (0..64).map(|n| (long(n), tier.clone())).collect(),
+        };
+        let bytes = serde_json::to_vec(&counts).expect("JSON").len();
+        assert!(bytes < super::super::report::MAX_BYTES / 2, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_report_without_counts_is_of_a_router_that_does_not_count() {
+        let counts: Counts = serde_json::from_str("{}").expect("counts");
+        assert_eq!(counts, Counts::default());
+        assert_eq!(serde_json::to_string(&counts).expect("JSON"), "{}");
+    }
+}
