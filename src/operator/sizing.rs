@@ -104,11 +104,15 @@ fn status(size: &PoolSize, floor: u32) -> SizingStatus {
 }
 
 /// Whether a person should be told. Rates change all the time; what is needed changed when what was said is for certain not
-/// it any more.
+/// it any more. What was said stands while nothing is known, as after a restart.
 fn is_news(said: &SizingStatus, new: &SizingStatus, band: Band) -> bool {
-    let bounds = |s: &SizingStatus| (s.floor, s.ceiling, s.binding == Binding::Unknown);
-    let known = u32::try_from(said.needed).is_ok_and(|needed| (band.low..=band.high).contains(&needed));
-    bounds(said) != bounds(new) || !(known || new.binding == Binding::Unknown)
+    let bounds = (said.floor, said.ceiling) != (new.floor, new.ceiling);
+    match (said.binding, new.binding) {
+        (Binding::Unknown, Binding::Unknown) => bounds,
+        (Binding::Unknown, _) => true,
+        (_, Binding::Unknown) => false,
+        _ => bounds || u32::try_from(said.needed).map_or(true, |needed| !(band.low..=band.high).contains(&needed)),
+    }
 }
 
 #[cfg(test)]

@@ -88,8 +88,11 @@ fn portfolios() -> impl Strategy<Value = Portfolio> {
     )
 }
 
-/// A change of one input by a factor of 1 or more, after which at least as many replicas are needed.
-const MORE: [(&str, fn(&mut Portfolio, f64)); 9] = [
+/// A change of one input by a factor of 1 or more, with its name.
+type Change = (&'static str, fn(&mut Portfolio, f64));
+
+/// Changes after which at least as many replicas are needed.
+const MORE: [Change; 9] = [
     ("rate", |p, by| p.workloads.iter_mut().for_each(|w| w.offered.rate *= by)),
     ("dispersion", |p, by| p.workloads.iter_mut().for_each(|w| w.offered.dispersion *= by)),
     ("output tokens", |p, by| each_step(p, |step| step.takes.output_tokens *= by)),

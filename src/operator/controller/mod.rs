@@ -13,6 +13,7 @@ mod malformed;
 mod path;
 mod policy;
 pub mod queue;
+mod sizing;
 mod statuses;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use super::observe::optional;
 use super::observe::watch::Watches;
 use super::observe::world::World;
 use super::plan::Settings;
+use super::sizing::Planner;
 use super::status::ApplyProblem;
 use super::sync::SECRET;
 use crate::routing::table::SyncAddress;
@@ -57,6 +59,7 @@ pub struct Context {
     applier: Applier,
     statuses: Statuses,
     malformed: Malformed,
+    planner: Planner,
     settings: Settings,
     /// Where routers report, once that is known. `None`: nowhere.
     sync: Option<watch::Receiver<Option<SyncAddress>>>,
@@ -145,6 +148,7 @@ impl Controller {
             applier: Applier::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
             statuses: Statuses::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
             malformed: Malformed::new(client.clone(), leader.clone(), Arc::clone(&metrics)),
+            planner: Planner::default(),
             settings,
             sync,
         });
@@ -185,6 +189,10 @@ impl Controller {
             let (context, queue) = (Arc::clone(&self.context), Arc::clone(&self.queue));
             tokio::spawn(async move { context.statuses.run(&context.applier, &queue).await })
         };
+        let sizing = {
+            let (context, queue) = (Arc::clone(&self.context), Arc::clone(&self.queue));
+            tokio::spawn(sizing::run(context, queue, self.leader.clone()))
+        };
         let mut workers: JoinSet<()> = JoinSet::new();
         let mut leading = false;
         loop {
@@ -218,6 +226,7 @@ impl Controller {
             }
         }
         while workers.join_next().await.is_some() {}
+        sizing.abort();
         statuses.abort();
         let _ = statuses.await;
         self.context.statuses.flush(&self.queue).await;

@@ -53,6 +53,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let before = tier.status.iter().flat_map(|status| &status.conditions).any(|c| c.reason == REASON_DEGRADED);
     let degraded = context.world.routers.degraded(&key.id, before, Instant::now());
     observed.degraded = degraded.is_some();
+    observed.sizing = context.planner.said(&key.id);
     let new = status::tier(&tier, &observed, &outcome, Timestamp::now());
     let told = context.statuses.tell(key, &tier, tier.status.as_ref(), &new);
     ending.after([told, degraded].into_iter().flatten().min())

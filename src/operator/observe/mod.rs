@@ -36,10 +36,10 @@ pub struct Observed {
     pub deployments: BTreeMap<String, DeploymentState>,
     /// What the routers of the policy that is looked at say. `None`: they have nobody to report to.
     pub reports: Option<Reports>,
-    /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
-    pub degraded: bool,
     /// What is said of how many replicas the tier that is looked at needs. `None`: nothing yet.
     pub sizing: Option<SizingStatus>,
+    /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
+    pub degraded: bool,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.
     pub budgets: Option<BTreeMap<String, Standing>>,
     /// What requests of its workloads came to. `None`: this operator does not measure it.

@@ -11,8 +11,8 @@ use crate::api::conditions::{
     RECONCILING, SIZED, STALLED,
 };
 use crate::api::routing_policy::BudgetStatus;
-use crate::api::types::Decimal;
 use crate::api::sizing::{Binding, SizingStatus};
+use crate::api::types::Decimal;
 
 fn a_tier(replicas: i32) -> ModelTier {
     serde_json::from_value(json!({
@@ -343,6 +343,52 @@ fn a_status_never_speaks_of_a_table_that_was_replaced() {
     assert_eq!(replaced(&policy, "newest", at(4)), None, "it says so already");
 }
 
+fn sizing(binding: Binding) -> SizingStatus {
+    SizingStatus {
+        requests_per_second: "18.20".into(),
+        escalation_ratio: "0.200".into(),
+        slots: 30,
+        needed: 4,
+        floor: 4,
+        ceiling: 4,
+        binding,
+        message: "4 replicas".to_owned(),
+    }
+}
+
+#[test]
+fn sized_says_whether_the_replicas_are_enough() {
+    let mut tier = a_tier(4);
+    let asked =
+        json!({"perReplica": {"concurrency": 8}, "engine": "LlamaCpp", "modelFrom": {"path": "/m"}, "sizing": {}});
+    let status = |tier: &ModelTier, outcome: &Outcome, sizing: Option<SizingStatus>| {
+        super::tier(tier, &Observed { sizing, ..Observed::default() }, outcome, at(0))
+    };
+    let fine = Outcome::default();
+    let of = |status: &ModelTierStatus| status.conditions.iter().any(|c| c.type_ == SIZED);
+    assert!(!of(&status(&tier, &fine, Some(sizing(Binding::OwnDemand)))), "it is not asked for");
+    tier.spec.pool = serde_json::from_value(asked).expect("a pool");
+    says(&status(&tier, &fine, None).conditions, SIZED, "Unknown", REASON_NOT_MEASURED);
+    for (binding, is, reason) in [
+        (Binding::Unknown, "Unknown", REASON_NOT_MEASURED),
+        (Binding::Minimum, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::OwnDemand, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::Absorb, "True", REASON_ENOUGH_REPLICAS),
+        (Binding::Maximum, "False", REASON_SIZING_LIMITED),
+        (Binding::Budget, "False", REASON_SIZING_LIMITED),
+    ] {
+        says(&status(&tier, &fine, Some(sizing(binding))).conditions, SIZED, is, reason);
+    }
+    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "wrong".into() };
+    let refused = Outcome { invalid: Some(invalid), ..Outcome::default() };
+    says(&status(&tier, &refused, Some(sizing(Binding::Maximum))).conditions, SIZED, "Unknown", REASON_NOT_ACCEPTED);
+    // An operator that has just begun to lead has measured nothing: what was said stands.
+    let known = status(&tier, &fine, Some(sizing(Binding::Maximum)));
+    tier.status = Some(known.clone());
+    assert_eq!(status(&tier, &fine, None).sizing, known.sizing);
+    says(&status(&tier, &fine, None).conditions, SIZED, "False", REASON_SIZING_LIMITED);
+}
+
 #[test]
 fn a_tier_that_routers_leave_alone_is_not_available_and_stays_ready() {
     let mut tier = a_tier(1);
@@ -406,50 +452,4 @@ fn a_budget_that_is_spent_is_told_at_once_and_once_a_period() {
     assert_eq!(event.reason, "BudgetSpent");
     assert_eq!(note, "Budget of workload/chat: 5 is spent; the next period begins at 1970-01-01T00:00:09Z");
     assert_eq!(budget("0", 99).events(&none).len(), 1, "of the next period");
-}
-
-fn sizing(binding: Binding) -> SizingStatus {
-    SizingStatus {
-        requests_per_second: "18.20".into(),
-        escalation_ratio: "0.200".into(),
-        slots: 30,
-        needed: 4,
-        floor: 4,
-        ceiling: 4,
-        binding,
-        message: "4 replicas".to_owned(),
-    }
-}
-
-#[test]
-fn sized_says_whether_the_replicas_are_enough() {
-    let mut tier = a_tier(4);
-    let asked =
-        json!({"perReplica": {"concurrency": 8}, "engine": "LlamaCpp", "modelFrom": {"path": "/m"}, "sizing": {}});
-    let status = |tier: &ModelTier, outcome: &Outcome, sizing: Option<SizingStatus>| {
-        super::tier(tier, &Observed { sizing, ..Observed::default() }, outcome, at(0))
-    };
-    let fine = Outcome::default();
-    let of = |status: &ModelTierStatus| status.conditions.iter().any(|c| c.type_ == SIZED);
-    assert!(!of(&status(&tier, &fine, Some(sizing(Binding::OwnDemand)))), "it is not asked for");
-    tier.spec.pool = serde_json::from_value(asked).expect("a pool");
-    says(&status(&tier, &fine, None).conditions, SIZED, "Unknown", REASON_NOT_MEASURED);
-    for (binding, is, reason) in [
-        (Binding::Unknown, "Unknown", REASON_NOT_MEASURED),
-        (Binding::Minimum, "True", REASON_ENOUGH_REPLICAS),
-        (Binding::OwnDemand, "True", REASON_ENOUGH_REPLICAS),
-        (Binding::Absorb, "True", REASON_ENOUGH_REPLICAS),
-        (Binding::Maximum, "False", REASON_SIZING_LIMITED),
-        (Binding::Budget, "False", REASON_SIZING_LIMITED),
-    ] {
-        says(&status(&tier, &fine, Some(sizing(binding))).conditions, SIZED, is, reason);
-    }
-    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "wrong".into() };
-    let refused = Outcome { invalid: Some(invalid), ..Outcome::default() };
-    says(&status(&tier, &refused, Some(sizing(Binding::Maximum))).conditions, SIZED, "Unknown", REASON_NOT_ACCEPTED);
-    // An operator that has just begun to lead has measured nothing: what was said stands.
-    let known = status(&tier, &fine, Some(sizing(Binding::Maximum)));
-    tier.status = Some(known.clone());
-    assert_eq!(status(&tier, &fine, None).sizing, known.sizing);
-    says(&status(&tier, &fine, None).conditions, SIZED, "False", REASON_SIZING_LIMITED);
 }
