@@ -8,7 +8,8 @@ use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
 use crate::api::conditions::{
-    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT, STALLED,
+    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT,
+    REASON_SIZING_LIMITED, SIZED, STALLED,
 };
 use crate::api::routing_policy::BudgetStatus;
 use crate::runtime::events::note;
@@ -53,6 +54,14 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
             (true, false) if after.status == "True" => {
                 events.push(Event { reason: RECOVERED.to_owned(), ..event(Normal, &after, "Observe") });
             }
+            _ => {}
+        }
+    }
+    let limited = |list| find(list, SIZED).is_some_and(|c| c.reason == REASON_SIZING_LIMITED);
+    if let Some(after) = find(new, SIZED) {
+        match (limited(old), limited(new)) {
+            (false, true) => events.push(event(Warning, &after, "Size")),
+            (true, false) if after.status == "True" => events.push(event(Normal, &after, "Size")),
             _ => {}
         }
     }
@@ -132,5 +141,12 @@ mod tests {
         assert!(reasons(&degraded, &degraded, 1).is_empty());
         assert_eq!(reasons(&degraded, &fine, 1), [RECOVERED]);
         assert!(reasons(&degraded, &available("False", "NoReadyReplicas"), 1).is_empty(), "it is worse, not better");
+        let sized = |status, reason| [condition(SIZED, status, reason)];
+        let (enough, limited) = (sized("True", "EnoughReplicas"), sized("False", REASON_SIZING_LIMITED));
+        assert!(reasons(&[], &enough, 1).is_empty());
+        assert_eq!(reasons(&enough, &limited, 1), [REASON_SIZING_LIMITED]);
+        assert!(reasons(&limited, &limited, 1).is_empty());
+        assert_eq!(reasons(&limited, &enough, 1), ["EnoughReplicas"]);
+        assert!(reasons(&limited, &sized("Unknown", "NotMeasured"), 1).is_empty());
     }
 }
