@@ -1,6 +1,6 @@
 //! What routers count, as it comes to an operator: over TLS, in the reports of a router with real sockets.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,8 +95,11 @@ async fn reporting(small: &FakeUpstream, large: &FakeUpstream, change: impl FnOn
     Reporting { desk, router, table, _token: folder }
 }
 
+/// Nothing before the router has a table: it reports that too.
+static NOTHING: LazyLock<WorkloadCounts> = LazyLock::new(WorkloadCounts::default);
+
 fn of<'a>(counts: &'a Counts, workload: &str) -> &'a WorkloadCounts {
-    &counts.workloads[workload]
+    counts.workloads.get(workload).unwrap_or(&NOTHING)
 }
 
 #[tokio::test]
