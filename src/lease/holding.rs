@@ -390,8 +390,7 @@ impl Holding {
         let keep = grant.and_then(|grant| grant.keep).unwrap_or(u64::MAX);
         let back = lease.balance().saturating_sub(keep);
         lease.returned += back;
-        let lacked = lease.lacked && lease.minute.is_some();
-        if back > 0 { Some(GAVE_BACK) } else { lacked.then_some(LACKED) }
+        if back > 0 { Some(GAVE_BACK) } else { lease.lacked.then_some(LACKED) }
     }
 }
 
