@@ -189,8 +189,9 @@ impl Amounts {
             granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < left));
         }
         // What nobody asks for lies with all, so that a first request finds something: half of it.
-        let stock = (self.parts.bucket / 2 / routers).max(1).saturating_sub(me.balance() + granted);
-        granted += stock.min(there_is.saturating_sub(asked.max(granted)));
+        let stock = (self.parts.bucket / 2 / routers).max(1);
+        let short = stock.saturating_sub(me.balance() + granted);
+        granted += short.min(there_is.saturating_sub(asked.max(granted)));
         if quiet {
             granted = 0;
         }
@@ -206,8 +207,10 @@ impl Amounts {
         self.level -= i128::from(granted) * ONE;
         let enough = me.needs() == 0 || me.lacks() == 0;
         me.hungry = if enough { None } else { me.hungry.or(Some(now)) };
-        // Of what can't serve what was asked for nothing is kept.
-        let keep = stuck.then_some(if enough { me.wanted } else { 0 });
+        // Of what can't serve what was asked for nothing is kept. Of a few seconds' worth who asks for nothing keeps no more
+        // than its part of the stock: else all of it may lie with one, and all others' first requests wait.
+        let idle = few && me.wanted == 0;
+        let keep = if stuck { Some(if enough { me.wanted } else { 0 }) } else { idle.then_some(stock) };
         let left = self.level.max(0) * 100 / (i128::from(self.parts.full.max(1)) * ONE);
         Some(Given { ledger: me.ledger, granted: me.granted, keep, free: u8::try_from(left / 10 * 10).unwrap_or(100) })
     }

@@ -229,3 +229,21 @@ fn a_floor_frees_evenly_for_minutes_on_end() {
     let each = freed[63..].windows(2).map(|two| two[1] - two[0]);
     assert!(each.clone().all(|each| (161..=162).contains(&each)), "{:?}", each.collect::<Vec<_>>());
 }
+
+#[test]
+fn who_asks_for_nothing_keeps_its_part_of_the_stock() {
+    let t0 = Instant::now();
+    let key = Key { scope: Scope::Account, name: "provider".into(), kind: Kind::Requests };
+    let mut ledger = Ledger::new(t0, 1);
+    let limit = Limit { namespace: "ai".into(), policy: None, key: key.clone(), limit: 240, most: 2 };
+    ledger.set_limits([limit], LONGEST, t0);
+    let at = |second| t0 + Duration::from_secs(second);
+    let mut ask = |sequence, last: &Grants, wanted, at| {
+        let number = last.grants.first().map_or(0, |grant| grant.ledger);
+        ledger.report(&router("a"), &claims(sequence, last, Claim { wanted, ..Claim::new(key.clone(), number) }), at)
+    };
+    let all = ask(1, &Grants::default(), 8, at(70));
+    assert_eq!((all.grants[0].granted, all.grants[0].keep), (8, None));
+    let idle = ask(2, &all, 0, at(71));
+    assert_eq!((idle.grants[0].granted, idle.grants[0].keep), (8, Some(4)));
+}
