@@ -15,8 +15,10 @@ use super::{Claim, share};
 
 /// One of what is counted, in levels: a thousandth a minute gains one a nanosecond.
 const ONE: i128 = 60_000_000_000 * 1_000;
-/// Longest time for which the least room is known.
-const KNOWN: usize = 8;
+/// Steps of time for which the least room is known: a router that lacks something reports after two of them.
+const STEP: Duration = Duration::from_millis(125);
+/// How many of them are known: eight seconds, more than any router is silent for.
+const KNOWN: usize = 64;
 
 /// What the reporting router gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,8 +189,9 @@ impl Amounts {
             granted = u64::from(u64::try_from(before.count()).is_ok_and(|before| before < left));
         }
         // What nobody asks for lies with all, so that a first request finds something: half of it.
-        let stock = (self.parts.bucket / 2 / routers).max(1).saturating_sub(me.balance() + granted);
-        granted += stock.min(there_is.saturating_sub(asked.max(granted)));
+        let stock = (self.parts.bucket / 2 / routers).max(1);
+        let short = stock.saturating_sub(me.balance() + granted);
+        granted += short.min(there_is.saturating_sub(asked.max(granted)));
         if quiet {
             granted = 0;
         }
@@ -204,55 +207,58 @@ impl Amounts {
         self.level -= i128::from(granted) * ONE;
         let enough = me.needs() == 0 || me.lacks() == 0;
         me.hungry = if enough { None } else { me.hungry.or(Some(now)) };
-        // Of what can't serve what was asked for nothing is kept.
-        let keep = stuck.then_some(if enough { me.wanted } else { 0 });
+        // Of what can't serve what was asked for nothing is kept. Of a few seconds' worth who asks for nothing keeps no more
+        // than its part of the stock: else all of it may lie with one, and all others' first requests wait.
+        let idle = few && me.wanted == 0;
+        let keep = if stuck { Some(if enough { me.wanted } else { 0 }) } else { idle.then_some(stock) };
         let left = self.level.max(0) * 100 / (i128::from(self.parts.full.max(1)) * ONE);
         Some(Given { ledger: me.ledger, granted: me.granted, keep, free: u8::try_from(left / 10 * 10).unwrap_or(100) })
     }
 }
 
-/// The least room that there was, by seconds.
+/// The least room that there was, by steps.
 #[derive(Debug)]
 struct Least {
     begin: Instant,
-    /// The last second that was noted.
-    second: u64,
+    /// The last step that was noted.
+    step: u64,
     room: [i128; KNOWN],
 }
 
 impl Least {
     const fn new(begin: Instant) -> Self {
-        Self { begin, second: 0, room: [i128::MAX; KNOWN] }
+        Self { begin, step: 0, room: [i128::MAX; KNOWN] }
     }
 
-    fn second(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.begin).as_secs()
+    fn step(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.begin).as_millis() / STEP.as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 
     fn note(&mut self, now: Instant, room: i128) {
-        let second = self.second(now).max(self.second);
-        let at = |second: u64| usize::try_from(second).unwrap_or_default() % KNOWN;
-        // Room only shrinks while nothing is heard: what it is now is the least of the seconds that nobody noted.
-        for skipped in (self.second + 1..=second).rev().take(KNOWN) {
+        let step = self.step(now).max(self.step);
+        let at = |step: u64| usize::try_from(step).unwrap_or_default() % KNOWN;
+        // Room only shrinks while nothing is heard: what it is now is the least of the steps that nobody noted.
+        for skipped in (self.step + 1..=step).rev().take(KNOWN) {
             self.room[at(skipped)] = room;
         }
-        self.second = second;
-        let noted = &mut self.room[at(second)];
+        self.step = step;
+        let noted = &mut self.room[at(step)];
         *noted = room.min(*noted);
     }
 
     /// Takes what was free all the time since then.
     fn take(&mut self, since: Instant, now: Instant, wanted: i128) -> i128 {
-        let (first, last) = (self.second(since), self.second(now));
+        let (first, last) = (self.step(since), self.step(now));
         if last - first.min(last) >= KNOWN as u64 {
             return 0;
         }
-        let seconds = first..=last;
-        let at = |second: u64| usize::try_from(second).unwrap_or_default() % KNOWN;
-        let least = seconds.clone().map(|second| self.room[at(second)]).min().unwrap_or_default();
+        let steps = first..=last;
+        let at = |step: u64| usize::try_from(step).unwrap_or_default() % KNOWN;
+        let least = steps.clone().map(|step| self.room[at(step)]).min().unwrap_or_default();
         let taken = wanted.min(least).max(0);
-        for second in seconds {
-            self.room[at(second)] -= taken;
+        for step in steps {
+            self.room[at(step)] -= taken;
         }
         taken
     }

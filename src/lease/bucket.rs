@@ -54,10 +54,11 @@ impl Bucket {
         Self { rate, capacity: rate * MINUTE, level: rate * MINUTE, at: now }
     }
 
-    /// An empty bucket of so many a minute.
-    #[must_use]
-    pub fn empty(per_minute: u64, now: Instant) -> Self {
-        Self { level: 0, ..Self::new(per_minute, now) }
+    /// An empty bucket of so many, which it gains in so many seconds.
+    pub(super) fn empty(holds: u64, seconds: u64, now: Instant) -> Self {
+        let mut empty = Self { level: 0, ..Self::new(0, now) };
+        empty.resize(holds, seconds);
+        empty
     }
 
     /// A full bucket of a part, in 1e-9, of what one of so many routers may count on of a limit that is lent.
@@ -74,10 +75,11 @@ impl Bucket {
         Self { capacity: level, level, ..whole }
     }
 
-    /// Holds so many a minute from now on, and no more than it did.
-    pub(super) fn resize(&mut self, per_minute: u64) {
-        self.rate = i128::from(per_minute) * NANO;
-        self.capacity = self.rate * MINUTE;
+    /// Holds so many from now on, which it gains in so many seconds, and no more than it did.
+    pub(super) fn resize(&mut self, holds: u64, seconds: u64) {
+        self.capacity = levels(holds);
+        let nanos = i128::from(seconds.max(1)) * NANO;
+        self.rate = (self.capacity + nanos - 1) / nanos;
         self.level = self.level.min(self.capacity);
     }
 

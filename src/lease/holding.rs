@@ -13,7 +13,7 @@ use super::bucket::{Bucket, MILLI, ONE, levels};
 use super::lessee::Terms;
 use super::minute::Minute;
 use super::parts::{Count, Parts};
-use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD, VALID};
+use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD};
 
 /// Time after which it is worth asking again when no leader answers.
 const AWAY: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ impl Holding {
             free: 0,
             said: None,
         };
-        Self { bucket: Bucket::empty(parts.floor, now), lease: Some(Box::new(lease)) }
+        Self { bucket: Bucket::empty(parts.floor, parts.floor_fills(), now), lease: Some(Box::new(lease)) }
     }
 
     /// Whether an operator lends it.
@@ -144,7 +144,7 @@ impl Holding {
             let more = parts.floor.saturating_sub(lease.parts.floor);
             lease.minute.iter_mut().for_each(|minute| minute.take(milli(more)));
             lease.parts = parts;
-            self.bucket.resize(parts.floor);
+            self.bucket.resize(parts.floor, parts.floor_fills());
         }
     }
 
@@ -161,7 +161,7 @@ impl Holding {
                 minute.fill(now);
                 if lease.live {
                     // Freed evenly: what comes all at once finds no room at the operator.
-                    self.bucket.spill(VALID);
+                    self.bucket.spill(PERIOD);
                     let room = milli(lease.parts.floor).saturating_sub(minute.taken());
                     let given = u64::try_from(self.bucket.level() / MILLI).unwrap_or_default().min(room);
                     self.bucket.draw(i128::from(given) * MILLI);
@@ -390,8 +390,7 @@ impl Holding {
         let keep = grant.and_then(|grant| grant.keep).unwrap_or(u64::MAX);
         let back = lease.balance().saturating_sub(keep);
         lease.returned += back;
-        let lacked = lease.lacked && lease.minute.is_some();
-        if back > 0 { Some(GAVE_BACK) } else { lacked.then_some(LACKED) }
+        if back > 0 { Some(GAVE_BACK) } else { lease.lacked.then_some(LACKED) }
     }
 }
 

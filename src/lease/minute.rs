@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// Seconds that are remembered: the one that goes on, and 61 whole ones. The clock may be fast by 1 %, and ways to the
 /// provider may differ.
-const SECONDS: usize = 62;
+pub(super) const SECONDS: usize = 62;
 
 /// What was taken within the last minute, and up to two seconds more; in any unit.
 #[derive(Clone, Debug)]

@@ -56,7 +56,7 @@ pub const GONE: Duration = Duration::from_millis(5_100);
 pub const PERIOD: Duration = Duration::from_secs(1);
 /// How soon it reports again if it gave something back: others may wait for it.
 pub const GAVE_BACK: Duration = Duration::from_millis(100);
-/// How soon it reports again while it lacks what comes in small amounts.
+/// How soon it reports again while it lacks an amount, which grows all the time.
 pub const LACKED: Duration = Duration::from_millis(250);
 
 /// Whose limit it is.

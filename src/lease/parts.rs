@@ -1,5 +1,6 @@
 //! How a limit a minute is divided: floors, and what the operator lends.
 
+use super::minute::SECONDS;
 use super::{Kind, Scope, floor};
 
 /// How whoever set a limit counts what comes.
@@ -60,6 +61,15 @@ impl Parts {
                 let rate = i128::from(lent + 1 - bucket) * 100_000 / (100 + BELOW);
                 Self { count, limit, floor, bucket, rate, full: bucket }
             }
+        }
+    }
+
+    /// Seconds in which a floor gains itself. Where any minute counts it is the time for which is remembered what the floor
+    /// took: faster, and it would gain nothing at the end of each such time.
+    pub(super) const fn floor_fills(&self) -> u64 {
+        match self.count {
+            Count::Bucket => 60,
+            Count::Minute => SECONDS as u64,
         }
     }
 }

@@ -177,12 +177,12 @@ fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
         freed
     };
     assert_eq!(report(&mut held, t0 + ms(124_000)), 0, "there is no lease yet");
-    assert_eq!(report(&mut held, t0 + ms(124_000)), 2_500, "of five seconds");
-    assert_eq!(report(&mut held, t0 + ms(126_000)), 2_500 + 1_000);
+    assert_eq!(report(&mut held, t0 + ms(124_000)), 483, "of one second");
+    assert_eq!(report(&mut held, t0 + ms(125_000)), 2 * 483, "and so much in each");
     assert_eq!((held.left(), held.take(2)), (2, Taken { lease: 2, floor: 0 }));
     // When the lease has ended it fills again, up to what it did not free within the minute.
     held.fill(t0 + ms(185_500));
-    assert_eq!(held.left(), 26);
+    assert_eq!(held.left(), 29);
     held.fill(t0 + ms(188_000));
     assert_eq!(held.left(), 30);
 }
@@ -204,4 +204,46 @@ fn what_is_urgent_comes_first_and_the_rest_is_shared() {
     assert_eq!(a.grants[0].granted, (52_000 - 40_000) / 2);
     let b = ask("b", Some(&b), 40_000, t0 + ms(5_200));
     assert_eq!(b.grants[0].granted, 40_000 + (12_000 - 6_000) / 2);
+}
+
+#[test]
+fn a_floor_frees_evenly_for_minutes_on_end() {
+    let t0 = Instant::now();
+    let key = Key { scope: Scope::Account, name: "provider".into(), kind: Kind::Requests };
+    // A floor of 10 a minute.
+    let mut held = Holding::leased(40, 1, Count::of(key.scope, key.kind), t0);
+    let mut lessee = Lessee::new(t0);
+    let mut freed = Vec::new();
+    for second in 0..200 {
+        let at = t0 + Duration::from_secs(second);
+        let claim = held.claim(&key, (lessee.next(), 0), Waiting::default(), at);
+        freed.push(claim.as_ref().map_or(0, |claim| claim.freed_milli));
+        let report = lessee.report(claim.into_iter().collect(), at);
+        let grant = Grant { key: key.clone(), ledger: 3, granted: 0, keep: None, places: 0, free: 0 };
+        let grants = Grants { session: 1, number: report.sequence, sequence: report.sequence, grants: vec![grant] };
+        let terms = lessee.read(&grants).expect("an answer");
+        held.apply(grants.grants.first(), &terms, at);
+    }
+    // The process before may have taken all of the first minute.
+    assert_eq!(freed[61], 0);
+    let each = freed[63..].windows(2).map(|two| two[1] - two[0]);
+    assert!(each.clone().all(|each| (161..=162).contains(&each)), "{:?}", each.collect::<Vec<_>>());
+}
+
+#[test]
+fn who_asks_for_nothing_keeps_its_part_of_the_stock() {
+    let t0 = Instant::now();
+    let key = Key { scope: Scope::Account, name: "provider".into(), kind: Kind::Requests };
+    let mut ledger = Ledger::new(t0, 1);
+    let limit = Limit { namespace: "ai".into(), policy: None, key: key.clone(), limit: 240, most: 2 };
+    ledger.set_limits([limit], LONGEST, t0);
+    let at = |second| t0 + Duration::from_secs(second);
+    let mut ask = |sequence, last: &Grants, wanted, at| {
+        let number = last.grants.first().map_or(0, |grant| grant.ledger);
+        ledger.report(&router("a"), &claims(sequence, last, Claim { wanted, ..Claim::new(key.clone(), number) }), at)
+    };
+    let all = ask(1, &Grants::default(), 8, at(70));
+    assert_eq!((all.grants[0].granted, all.grants[0].keep), (8, None));
+    let idle = ask(2, &all, 0, at(71));
+    assert_eq!((idle.grants[0].granted, idle.grants[0].keep), (8, Some(4)));
 }
