@@ -29,6 +29,9 @@ spec:
     resources: {requests: {cpu: 20m, memory: 256Mi}}
 """
 
+# What requests came to is written within half a minute.
+FIGURES = 35
+
 
 def quiet(seconds: float) -> None:
     """Wait until smallfirst has written nothing for so long."""
@@ -42,8 +45,7 @@ def quiet(seconds: float) -> None:
 class Idle(Case):
     def test_silence_with_an_operator_restart(self) -> None:
         self.ask()
-        # What requests came to is written within half a minute.
-        quiet(35)
+        quiet(FIGURES)
         window = Window()
         time.sleep(30)
         kubectl("delete", "pod", "-n", "smallfirst-system", "-l", "app.kubernetes.io/name=smallfirst")
@@ -56,7 +58,7 @@ class Idle(Case):
         self.assertEqual(window.refused(), [])
 
     def test_cost_of_a_tier(self) -> None:
-        quiet(5)
+        quiet(FIGURES)
         window = Window()
         apply(TIER)
         self.addCleanup(delete_namespace, "e2e-cost")
