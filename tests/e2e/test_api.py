@@ -44,7 +44,7 @@ class Api(Case):
         headers = [line.split() for line in table.splitlines() if line.startswith("NAME")]
         self.assertEqual(headers, list(COLUMNS.values()))
         for line in table.splitlines():
-            if "/" in line:
+            if "/" in line and not line.startswith("NAME"):
                 self.assertIn(" True ", line)
 
     def test_explain_has_text_at_every_field(self) -> None:
