@@ -108,6 +108,10 @@ propagation: ## Measure the time from a change to every router's acknowledgement
 sizing-table: ## Compare sizing's closed form with long simulations, a table of 288 rows; minutes
 	cargo test --locked --profile fast --lib sizing::simulated -- --ignored --nocapture
 
+.PHONY: sizing-wait
+sizing-wait: build ## Compare predicted waits with those at a real llama.cpp server, half an hour idle: target/bench/sizing-wait.json
+	benches/sizing/wait.py --smallfirst target/release/smallfirst
+
 .PHONY: budget
 budget: build ## Three routers spend one budget while they and the operator are killed 20 times: target/bench/budget.json (root)
 	benches/limits/budget.py --smallfirst target/release/smallfirst

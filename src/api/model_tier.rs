@@ -67,6 +67,12 @@ use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, S
         description = "Replicas that the pool needs"
     ),
     printcolumn(
+        name = "Cost/H",
+        type_ = "string",
+        json_path = ".status.costPerHour",
+        description = "Cost of its replicas an hour"
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -400,6 +406,9 @@ pub struct ModelTierStatus {
     /// Replicas of the pool that are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
+    /// What `replicas` cost an hour at spec.replicaHour, idle ones included, in the currency of that. None without replicaHour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_hour: Option<Decimal>,
     /// Name of the ControllerRevision that holds the pod template of the spec. An operator of another version keeps using it; delete it to have the template made anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]

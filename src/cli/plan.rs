@@ -15,8 +15,8 @@ use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table;
 use crate::routing::RoutingTable;
 use crate::routing::source::manifests;
-use crate::sizing::input::{Offered, Portfolio, Service, Takes, Workload};
-use crate::sizing::output::Sizes;
+use crate::sizing::input::{Offered, Pool, Portfolio, Service, Takes, Workload};
+use crate::sizing::output::{PoolSize, Sizes};
 use crate::sizing::size;
 use crate::yaml;
 
@@ -27,7 +27,8 @@ pub struct Args {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Demand, as YAML: `workloads` by name with `rate` (requests a second), `dispersion` (1: by chance), `inputTokens`,
-    /// `outputTokens` and `escalation` (by step, the part of its answers that gates refuse); `tiers` by name with `seconds`
+    /// `outputTokens`, `variation` (of output tokens: their variance by their squared mean; 1) and `escalation` (by step,
+    /// the part of its answers that gates refuse); `tiers` by name with `seconds`
     /// of a request, or `alpha`, `beta` and `gamma` of S(b) = gamma * input + output * (alpha + beta * b).
     #[arg(long, value_name = "FILE")]
     demand: PathBuf,
@@ -65,6 +66,8 @@ struct Stated {
     dispersion: f64,
     input_tokens: f64,
     output_tokens: f64,
+    #[serde(default = "one")]
+    variation: f64,
     #[serde(default)]
     escalation: BTreeMap<String, f64>,
 }
@@ -117,6 +120,7 @@ impl Demand {
                 ("dispersion", stated.dispersion),
                 ("inputTokens", stated.input_tokens),
                 ("outputTokens", stated.output_tokens),
+                ("variation", stated.variation),
             ] {
                 anyhow::ensure!(
                     value.is_finite() && value >= 0.0,
@@ -151,7 +155,7 @@ impl Known for Demand {
             Some(Time::Batching { alpha, beta, gamma }) => gamma * input_tokens + output_tokens * (alpha + beta),
             None => 0.0,
         };
-        Some(Takes { input_tokens, output_tokens, variation: 1.0, seconds })
+        Some(Takes { input_tokens, output_tokens, variation: stated.variation, seconds })
     }
 
     fn service(&self, tier: &str, _concurrency: Option<u32>) -> Option<Service> {
@@ -189,10 +193,20 @@ fn report(portfolio: &Portfolio, sizes: &Sizes, tables: &BTreeMap<String, Arc<Ro
         }
     };
     section("Pools", sizes.pools.iter().map(|(name, size)| (name.as_str(), size.sentence.clone())).collect());
+    section("Waits", portfolio.pools.iter().filter_map(|(name, pool)| wait(name, pool, sizes.pools.get(name)?)).collect());
     section("Accounts", sizes.accounts.iter().map(|(name, size)| (name.as_str(), size.sentence.clone())).collect());
     let even = portfolio.workloads.iter().filter_map(|w| Some((w.name.as_str(), break_even(w, tables)?)));
     section("Escalation", even.collect());
     text
+}
+
+/// What is waited for a slot with the floor's replicas.
+fn wait<'a>(name: &'a str, pool: &Pool, size: &PoolSize) -> Option<(&'a str, String)> {
+    let percentile = 100.0 * pool.asked.percentile;
+    let wait = size.wait?;
+    let wait = if wait.is_finite() { format!("{wait:.3} s") } else { "without end".to_owned() };
+    let replicas = if size.floor == 1 { "1 replica".to_owned() } else { format!("{} replicas", size.floor) };
+    Some((name, format!("p{percentile} {wait} with {replicas}")))
 }
 
 /// A cascade costs c_small + e * c_large a request, and the later step alone c_large: it saves as long as
@@ -285,6 +299,8 @@ spec:
         insta::assert_snapshot!(text.unwrap(), @r"
         Pools
           compact  4 replicas: 4 for its own 18.2 req/s at p95 wait 200ms; 5 when demand grows by more than 37.8 %
+        Waits
+          compact  p95 0.000 s with 4 replicas
         Accounts
           acme  fits: 218 of 540 requests a minute (90 % of 600): 218 escalated; short when demand grows by more than 147 %
         Escalation

@@ -18,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::observe::{DeploymentState, Observed};
 use super::plan;
 use super::validate::Invalid;
+use crate::api::types::Decimal;
 use crate::api::conditions::{
     ACCEPTED, AVAILABLE, PROGRAMMED, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_DEGRADED,
     REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED, REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY,
@@ -82,16 +83,24 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     }
     let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
     conditions.close(outcome, ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
+    let replicas = pool.map(|_| deployment.map_or(0, |d| d.replicas));
     ModelTierStatus {
         conditions: conditions.done(),
         observed_generation: generation,
-        replicas: pool.map(|_| deployment.map_or(0, |d| d.replicas)),
+        replicas,
         selector: pool.map(|_| plan::selector(tier)),
         ready_replicas: pool.map(|_| deployment.map_or(0, |d| d.ready)),
+        cost_per_hour: replicas.zip(tier.spec.replica_hour.as_ref()).and_then(|(n, price)| cost_per_hour(n, price)),
         current_revision: pool.and_then(|_| outcome.current_revision.clone().or(stored.current_revision)),
         sizing: sizing.flatten(),
         data_class: Some(tier.spec.effective_data_class()),
     }
+}
+
+/// None: the price is no number, which validation says.
+fn cost_per_hour(replicas: i32, price: &Decimal) -> Option<Decimal> {
+    let nanos = price.nanos().ok()?.checked_mul(replicas.into())?;
+    Some(budgets::decimal(i64::try_from(nanos).ok()?))
 }
 
 /// The status of a path.

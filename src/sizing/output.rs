@@ -39,6 +39,9 @@ pub struct PoolSize {
     /// How many times as much demand the floor's replicas would serve as promised; below 1 where it is limited. `None`:
     /// there is no demand, or nothing is known of it.
     pub growth: Option<f64>,
+    /// The wait for a slot at `Asked::percentile`, in seconds, that the floor's replicas give at the mean rate, with what
+    /// they take over. Infinite: more comes than they serve. `None` as for `growth`.
+    pub wait: Option<f64>,
     /// What decided.
     pub binding: Binding,
     /// What can't be promised. `None`: everything that was asked for is.

@@ -42,6 +42,7 @@ pub(super) fn plan(portfolio: &Portfolio, walker: &Walker<'_>, tier: &str, pool:
         // Nothing is known: whatever stands may stay.
         band: Band { low: pool.min, high: ceiling },
         growth: None,
+        wait: None,
         binding: Binding::Unknown,
         limited: None,
         sentence: String::new(),
@@ -113,6 +114,8 @@ fn fill(size: &mut PoolSize, pool: &Pool, target: &Target, demand: &Demand, by: 
     size.replicas = replicas;
     size.band = Band { low: low.min(replicas), high: high.max(replicas) };
     size.growth = (all.rate() > 0.0).then(|| grown(&all, start, carried(&all, floor)));
+    let slots_of_floor = f64::from(floor) * target.concurrency;
+    size.wait = (all.rate() > 0.0).then(|| target.wait(&all, all.rate(), slots_of_floor));
     size.binding = match () {
         () if replicas > size.ceiling => by,
         () if replicas < pool.min || replicas == 0 => Binding::Minimum,

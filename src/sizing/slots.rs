@@ -10,6 +10,9 @@ const BURST: f64 = 1.645;
 /// Slots that no pool has: a thousand replicas have four million at most. What needs more is not reckoned to the slot.
 const UNREAL: f64 = 1e8;
 
+/// A wait that nobody has, in seconds: 30 years.
+const LONGEST: f64 = 1e9;
+
 /// What a pool can do and must do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Target {
@@ -67,6 +70,25 @@ impl Target {
         let chain = self.chain(load, 0.0, slots);
         let most = (slots - 1.0).max(0.0) / chain.speed.busy(1.0);
         greatest(|part| Chain { lambda: most * part, ..chain }.waits(self.within) <= self.late) * most
+    }
+
+    /// The time, in seconds, within which all but the part that may be late find one of so many slots, with `lambda`
+    /// requests a second. Infinite: more come than are served.
+    pub fn wait(&self, load: &Load, lambda: f64, slots: f64) -> f64 {
+        let chain = self.chain(load, lambda, slots);
+        let meets = |seconds: f64| chain.waits(seconds) <= self.late;
+        if meets(0.0) {
+            return 0.0;
+        }
+        // Doubled until it is enough: from a thousandth of a request's time to longer than anybody waits.
+        let mut high = chain.speed.seconds(chain.speed.slots) / 1024.0;
+        while !meets(high) {
+            high *= 2.0;
+            if high > LONGEST {
+                return f64::INFINITY;
+            }
+        }
+        greatest(|part| !meets(part * high)) * high
     }
 
     /// Replicas for so many slots: divided once, at the end.
@@ -150,6 +172,24 @@ mod tests {
         assert_eq!(target.carries(&load(10.0, 1.0), 0.0), 0.0);
         let times = grown(&load(10.0, 1.0), 60.0, 40.0);
         assert!((burst(&load(10.0 * times, 1.0), 60.0) - 40.0).abs() < 1e-9, "{times}");
+    }
+
+    /// What is waited with the slots that a target needs is within the target, and with one slot less it is not.
+    #[test]
+    fn the_wait_of_slots_is_the_target_that_needs_them() {
+        let (load, service) = (load(10.0, 1.0), Service::Constant { seconds: 4.0 });
+        for within in [0.1, 1.0, 5.0] {
+            let target = Target::new(service, 8, within, 0.95);
+            let slots = target.slots(&load, 10.0);
+            let [enough, fewer] = [slots, slots - 1.0].map(|slots| target.wait(&load, 10.0, slots));
+            assert!(enough <= within && within < fewer, "{within}: {enough} and {fewer}");
+        }
+        let target = Target::new(service, 8, 1.0, 0.95);
+        assert_eq!(target.wait(&load, 10.0, 400.0), 0.0);
+        assert_eq!(target.wait(&load, 10.0, 40.0), f64::INFINITY);
+        // M/M/1: P(W > t) = rho exp(-(mu - lambda) t).
+        let one = Target::new(Service::Constant { seconds: 1.0 }, 1, 1.0, 0.95).wait(&load, 0.8, 1.0);
+        assert!((one - (0.8_f64 / 0.05).ln() / 0.2).abs() < 1e-6, "{one}");
     }
 
     #[test]

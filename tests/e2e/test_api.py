@@ -9,7 +9,7 @@ from portfolio import NAMESPACE, Case, kubectl
 
 KINDS = {"ModelTier": "modeltiers", "EscalationPath": "escalationpaths", "RoutingPolicy": "routingpolicies"}
 COLUMNS = {
-    "ModelTier": ["NAME", "CLASS", "MODEL", "READY", "REASON", "REPLICAS", "FLOOR", "AGE"],
+    "ModelTier": ["NAME", "CLASS", "MODEL", "READY", "REASON", "REPLICAS", "FLOOR", "COST/H", "AGE"],
     "EscalationPath": ["NAME", "STEPS", "READY", "REASON", "AGE"],
     "RoutingPolicy": ["NAME", "WORKLOADS", "ROUTERS", "PROGRAMMED", "COST/TXN", "READY", "REASON", "AGE"],
 }

@@ -43,6 +43,8 @@ type options struct {
 	pace          Pace
 	limits        Limits
 	seed          uint64
+	slots         int
+	slowdown      float64
 }
 
 func parse(arguments []string) (options, error) {
@@ -70,6 +72,8 @@ func parse(arguments []string) (options, error) {
 	set.IntVar(&o.limits.RequestsPerMinute, "requests-per-minute", 120, "quota; 0 for none")
 	set.IntVar(&o.limits.TokensPerMinute, "tokens-per-minute", 60000, "quota; 0 for none")
 	set.IntVar(&o.limits.MaxConcurrent, "max-concurrent", 8, "quota; 0 for none")
+	set.IntVar(&o.slots, "slots", 0, "requests worked on at a time, the others wait, as at a model server; 0 for no bound")
+	set.Float64Var(&o.slowdown, "slowdown", 0, "with --slots: by what share each request more makes all of them slower")
 	if err := set.Parse(arguments); err != nil {
 		return o, err
 	}
@@ -81,6 +85,12 @@ func parse(arguments []string) (options, error) {
 	}
 	if o.pace.Jitter < 0 || o.pace.Jitter >= 1 {
 		return o, fmt.Errorf("--jitter %v is not in [0, 1)", o.pace.Jitter)
+	}
+	if o.slots < 0 || o.slowdown < 0 {
+		return o, errors.New("--slots and --slowdown can't be negative")
+	}
+	if o.slowdown > 0 && o.slots == 0 {
+		return o, errors.New("--slowdown needs --slots")
 	}
 	return o, nil
 }
@@ -107,6 +117,7 @@ func run(ctx context.Context, o options) error {
 		Key:        key(o),
 		Pacer:      NewPacer(o.pace, o.seed),
 		Quota:      NewQuota(o.limits, time.Now),
+		Slots:      NewSlots(o.slots, o.slowdown),
 		Faults:     &Faults{},
 		Stats:      NewStats(),
 	}

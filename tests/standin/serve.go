@@ -24,6 +24,7 @@ type Provider struct {
 	Key        func() (string, error) // empty: any caller is served
 	Pacer      *Pacer
 	Quota      *Quota
+	Slots      Slots
 	Faults     *Faults
 	Stats      *Stats
 
@@ -115,7 +116,14 @@ func (p *Provider) chat(writer http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "no_recording", fmt.Sprintf("the stand-in provider has no recorded answer for %.80q", text))
 		return
 	}
+	slowed, taken := p.Slots.Take(r.Context())
+	if !taken {
+		p.Stats.Count(func(c *Counts) { c.ClientGone++ })
+		return
+	}
+	defer p.Slots.Release()
 	reply := p.reply(&request, recorded, tokens)
+	reply.first, reply.each = slower(reply.first, slowed), slower(reply.each, slowed)
 	send := reply.plain
 	if request.Stream {
 		send = reply.stream

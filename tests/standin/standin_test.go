@@ -295,6 +295,28 @@ func TestPaceIsSlowAsAskedAndRepeatable(t *testing.T) {
 	}
 }
 
+func TestSlotsMakeTheOthersWaitAndEachSlower(t *testing.T) {
+	f := start(t, Limits{}, Pace{FirstToken: 100 * time.Millisecond})
+	f.Slots = NewSlots(2, 1)
+	begin, ends := time.Now(), make(chan time.Duration, 3)
+	for i := range 3 {
+		go func() {
+			time.Sleep(time.Duration(i) * 20 * time.Millisecond)
+			if reply, err := f.try(context.Background(), "right", body(t, nil)); err == nil {
+				_, _ = io.Copy(io.Discard, reply.Body)
+				_ = reply.Body.Close()
+			}
+			ends <- time.Since(begin)
+		}()
+	}
+	// The first is alone (100 ms), the second is not (20 + 200 ms), and the third waits for the first, then is not alone.
+	for i, least := range []time.Duration{100, 220, 300} {
+		if end := <-ends; end < least*time.Millisecond || end > least*time.Millisecond+90*time.Millisecond {
+			t.Errorf("answer %d came after %v, want %v ms", i, end, int(least))
+		}
+	}
+}
+
 func TestFaultsAreForSoManyRequests(t *testing.T) {
 	f := start(t, Limits{}, Pace{})
 	f.fault(t, `{"kind": "status", "status": 503, "requests": 2, "retryAfterSeconds": 9}`, 204)

@@ -131,6 +131,21 @@ fn replicas_that_are_ready_one_after_another_cost_two_writes() {
 }
 
 #[test]
+fn replicas_cost_what_the_tier_says_and_another_price_is_written() {
+    let mut tier = a_tier(3);
+    tier.spec.replica_hour = Some("0.0125".into());
+    assert_eq!(writes(&mut tier, &[Some(three(3)), Some(three(2))]), [0]);
+    let cost = |tier: &ModelTier| tier.status.as_ref().and_then(|status| status.cost_per_hour.clone());
+    assert_eq!(cost(&tier), Some("0.0375".into()));
+    tier.spec.replica_hour = Some("2".into());
+    writes(&mut tier, &[Some(three(3))]);
+    assert_eq!(cost(&tier), Some("6".into()));
+    tier.spec.replica_hour = None;
+    writes(&mut tier, &[Some(three(3))]);
+    assert_eq!(cost(&tier), None);
+}
+
+#[test]
 fn a_rollout_that_takes_long_shows_how_far_it_is_once_a_minute() {
     let mut tier = a_tier(3);
     let states: Vec<_> = (0..200).map(|second| Some(three(second / 90))).collect();

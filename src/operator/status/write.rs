@@ -61,6 +61,9 @@ impl Status for ModelTierStatus {
 
     fn take_counts(&mut self, stored: &Self) {
         if self.replicas.is_some() == stored.replicas.is_some() {
+            if self.replicas != stored.replicas {
+                self.cost_per_hour.clone_from(&stored.cost_per_hour);
+            }
             self.replicas = stored.replicas;
             self.ready_replicas = stored.ready_replicas;
         }

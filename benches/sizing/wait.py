@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Compare the wait for a slot that `smallfirst plan` predicts with the one at a real llama.cpp server.
+
+    benches/sizing/wait.py --smallfirst target/release/smallfirst [--requests 1500]
+
+A server with 1, 2 and 4 slots, each first asked by as many clients as it has slots and fewer: from these calls the
+operator's own estimator finds S(b). Then requests come by chance (Poisson) at three rates, and the server's own timings
+say when it began with each; what is before that is the wait. About half an hour; its end is a table, and
+target/bench/sizing-wait.json. Exit code 1: a prediction is further off than 25 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import math
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benches/faults"))
+import rig  # noqa: E402
+
+SLOTS = (1, 2, 4)
+# Parts of the most that a server can do.
+LOADS = (0.6, 0.7, 0.8)
+BOUND = 0.25
+PERCENTILE = 0.95
+MANIFESTS = """
+apiVersion: smallfirst.dev/v1alpha1
+kind: ModelTier
+metadata: {name: compact, namespace: ai}
+spec:
+  class: Small
+  owner: bench
+  model: {name: m, contextTokens: 4096}
+  pool:
+    engine: LlamaCpp
+    modelFrom: {path: /model.gguf}
+    replicas: 1
+    perReplica: {concurrency: %d}
+    sizing: {waitTarget: {within: 1s, percentile: "0.95"}}
+---
+apiVersion: smallfirst.dev/v1alpha1
+kind: RoutingPolicy
+metadata: {name: bench, namespace: ai}
+spec:
+  anonymous: {}
+  workloads: [{name: words, owner: bench, match: {models: [words]}, tierRef: {name: compact}}]
+  default: {reject: {}}
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    input: int
+    output: int
+    # From sending it to the end of its answer, and what of it the server worked on it.
+    seconds: float
+    worked: float
+
+    @property
+    def wait(self) -> float:
+        return max(0.0, self.seconds - self.worked)
+
+
+class Engine:
+    def __init__(self, stack: ExitStack, slots: int) -> None:
+        self.port = rig.port()
+        command = [ROOT / "tests/engine/serve", "--port", str(self.port), "--parallel", str(slots), "--threads", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        rig.until(lambda: bool(rig.get(f"http://127.0.0.1:{self.port}/health")), "an engine", 120)
+
+    def ask(self, output: int) -> Call:
+        asked = {"prompt": "The river", "max_tokens": output, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        begin = time.monotonic()
+        connection.request("POST", "/v1/completions", json.dumps(asked), {"content-type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        seconds = time.monotonic() - begin
+        connection.close()
+        usage, timings = answer["usage"], answer["timings"]
+        worked = (timings["prompt_ms"] + timings["predicted_ms"]) / 1000
+        return Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked)
+
+
+def length(chance: random.Random, mean: float = 6) -> int:
+    """Tokens of an answer: geometric, at least one."""
+    return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))
+
+
+def closed(engine: Engine, clients: int, calls: int, seed: int) -> list[Call]:
+    """So many clients, each with its next question after an answer."""
+    made: list[Call] = []
+
+    def client(number: int) -> None:
+        chance = random.Random(seed * 100 + number)
+        for _ in range(calls // clients):
+            made.append(engine.ask(length(chance)))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return made
+
+
+def opened(engine: Engine, rate: float, calls: int, seed: int) -> list[Call]:
+    """Requests by chance: exponential times between them, whether earlier ones were answered or not."""
+    chance, made, threads = random.Random(seed), [], []
+    due = time.monotonic()
+    for _ in range(calls):
+        due += chance.expovariate(rate)
+        time.sleep(max(0.0, due - time.monotonic()))
+        thread = threading.Thread(target=lambda output=length(chance): made.append(engine.ask(output)))
+        thread.start()
+        threads.append(thread)
+    [thread.join() for thread in threads]
+    return made
+
+
+def fitted(program: Path, by_clients: dict[int, list[Call]]) -> dict[str, float]:
+    lines = [
+        json.dumps({"concurrency": clients, "input": c.input, "output": c.output, "seconds": c.seconds})
+        for clients, calls in by_clients.items()
+        for c in calls
+    ]
+    ran = subprocess.run([program], input="\n".join(lines), check=True, text=True, stdout=subprocess.PIPE)
+    return json.loads(ran.stdout)
+
+
+def predicted(smallfirst: Path, folder: Path, slots: int, fit: dict[str, float], rate: float, calls: list[Call]) -> float:
+    outputs = [call.output for call in calls]
+    mean = statistics.fmean(outputs)
+    workload = {"rate": rate, "inputTokens": statistics.fmean(c.input for c in calls), "outputTokens": mean}
+    workload["variation"] = statistics.pvariance(outputs) / mean**2
+    (folder / "pool.yaml").write_text(MANIFESTS % slots)
+    (folder / "demand.json").write_text(json.dumps({"workloads": {"words": workload}, "tiers": {"compact": fit}}))
+    command = [smallfirst, "plan", folder / "pool.yaml", "--demand", folder / "demand.json"]
+    text = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    found = re.search(r"p95 ([\d.]+) s with 1 replica", text)
+    if not found:
+        raise SystemExit(f"no wait in:\n{text}")
+    return float(found.group(1))
+
+
+def most(fit: dict[str, float], slots: int, calls: list[Call]) -> float:
+    """Requests a second that the server does with all slots busy."""
+    output, taken = (statistics.fmean(getattr(c, name) for c in calls) for name in ("output", "input"))
+    seconds = fit["gamma"] * taken + output * (fit["alpha"] + fit["beta"] * slots)
+    return slots / seconds
+
+
+def percentile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[round(PERCENTILE * 100) - 1]
+
+
+def spread(values: list[float], parts: int = 10) -> float:
+    """Standard error of the percentile, by parts of the run one after the other."""
+    size = len(values) // parts
+    each = [percentile(values[i * size : (i + 1) * size]) for i in range(parts)]
+    return statistics.stdev(each) / math.sqrt(parts)
+
+
+def main() -> None:
+    parser = rig.parser(__doc__)
+    parser.add_argument("--requests", type=int, default=1500, help="of each load (default: 1500)")
+    parser.add_argument("--slots", type=int, nargs="*", default=SLOTS, help="of the server (default: 1 2 4)")
+    args: argparse.Namespace = parser.parse_args()
+    fit_program = rig.build(args.profile, "fit")["fit"]
+    folder = ROOT / "target/bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for slots in args.slots:
+        with ExitStack() as stack:
+            engine = Engine(stack, slots)
+            closed(engine, slots, 20 * slots, 0)
+            by_clients = {clients: closed(engine, clients, 240, clients) for clients in range(1, slots + 1)}
+            fit = fitted(fit_program, by_clients)
+            capacity = most(fit, slots, by_clients[slots])
+            print(f"{slots} slots: S(b) by {fit}, {capacity:.1f} requests/s at most", flush=True)
+            for seed, load in enumerate(LOADS):
+                calls = opened(engine, load * capacity, args.requests, 1000 * slots + seed)
+                waits = [call.wait for call in calls]
+                expected = predicted(args.smallfirst, folder, slots, fit, load * capacity, calls)
+                measured = percentile(waits)
+                row = {"slots": slots, "load": load, "rate": load * capacity, "predicted": expected, "measured": measured}
+                row |= {"error": spread(waits), "off": expected / measured - 1, "requests": len(calls), "fit": fit}
+                rows.append(row)
+                print(
+                    f"  load {load}: p95 wait {measured * 1000:.0f} ms measured (standard error {row['error'] * 1000:.0f}), "
+                    f"{expected * 1000:.0f} predicted: {row['off'] * 100:+.0f} %",
+                    flush=True,
+                )
+    machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+    (folder / "sizing-wait.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    far = [row for row in rows if abs(row["off"]) > BOUND]
+    raise SystemExit(f"{len(far)} of {len(rows)} further off than {BOUND:.0%}" if far else 0)
+
+
+if __name__ == "__main__":
+    main()
