@@ -170,7 +170,7 @@ images: image ## Build all images of the demo and the tests: the project's, llam
 
 .PHONY: python
 python: # The Python that the demo and the tests with real pods run on
-	@$(VENV)/bin/python -c 'import openai' 2>/dev/null || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --requirement tests/demo/requirements.txt; }
+	@$(VENV)/bin/python -c 'import matplotlib, openai' 2>/dev/null || { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet --requirement tests/demo/requirements.txt; }
 
 .PHONY: print-python
 print-python:
