@@ -86,6 +86,7 @@ class Load:
                 if problem:
                     self.failed.append(problem)
             due += WORKERS / RATE
+        kept.close()
 
     def __enter__(self) -> Load:
         self.begin = time.monotonic()
