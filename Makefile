@@ -104,6 +104,10 @@ resume: build ## Kill and freeze real engines in mid-stream: the client's stream
 propagation: ## Measure the time from a change to every router's acknowledgement, about 3 minutes: target/bench/propagation.json
 	benches/propagation/run
 
+.PHONY: rotation
+rotation: ## Change Secrets under 200 requests a second, with real pods: no request may fail; about four minutes beside the images
+	tests/e2e/run rotation
+
 .PHONY: sizing-table
 sizing-table: ## Compare sizing's closed form with long simulations, a table of 288 rows; minutes
 	cargo test --locked --profile fast --lib sizing::simulated -- --ignored --nocapture

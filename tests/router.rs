@@ -32,6 +32,8 @@ mod health;
 mod hedge;
 #[path = "router/hostile.rs"]
 mod hostile;
+#[path = "router/leaving.rs"]
+mod leaving;
 #[path = "router/limits.rs"]
 mod limits;
 #[path = "router/limits_of_providers.rs"]

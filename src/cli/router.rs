@@ -60,10 +60,10 @@ pub struct Args {
     /// Most bytes of request bodies that are held at a time. Default: no bound.
     #[arg(long)]
     max_buffered_bytes: Option<usize>,
-    /// Seconds between the failing readiness and the closing of the port.
+    /// Seconds between the failing readiness and the closing of the port. 0: connections that are idle are closed at once.
     #[arg(long, default_value_t = LAME_DUCK_SECONDS)]
     lame_duck_seconds: u32,
-    /// Longest time to wait for requests in flight at the end, in seconds.
+    /// Longest time to wait for requests in flight, and for kept connections, at the end, in seconds.
     #[arg(long, default_value_t = DRAIN_SECONDS)]
     drain_seconds: u32,
 }

@@ -58,7 +58,7 @@ pub mod tries;
 pub mod workload_metrics;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -124,6 +124,7 @@ pub struct Shared {
     pub budgets: Budgets,
     /// It reports to the operators, which can lend it limits then.
     pub lent: bool,
+    leaving: AtomicBool,
     ids: AtomicU64,
     /// What ids of this router begin with.
     prefix: String,
@@ -156,10 +157,20 @@ impl Shared {
             tries: Tries::default(),
             budgets,
             lent,
+            leaving: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             prefix: format!("sf-{seed:016x}-"),
             seed,
         }
+    }
+
+    /// The router leaves the Services that it is behind: from now on every reply tells its client to connect anew.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     fn next_id(&self) -> HeaderValue {

@@ -37,9 +37,10 @@ pub struct Config {
     pub threads: usize,
     /// What a client may take.
     pub limits: Limits,
-    /// Time between the failing `/readyz` and the closing of the listeners: for endpoints to be taken out of service.
+    /// Time between the failing `/readyz` and the closing of the listeners: for endpoints to be taken out of service. Zero: no
+    /// endpoint stands for it, and connections that are idle are closed at once.
     pub lame_duck: Duration,
-    /// Longest time to wait for what is in flight.
+    /// Longest time to wait for what is in flight, and for clients that keep their connection.
     pub drain: Duration,
     /// Folder for the last good table.
     pub state: Option<PathBuf>,
@@ -164,8 +165,12 @@ async fn table(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 impl Running {
-    /// Stops: not ready at once, then the listeners close, then what is in flight ends, and is logged.
+    /// Stops: not ready at once, and every reply ends its connection; then the listeners close, then what is in flight ends,
+    /// and is logged.
     pub async fn stop(self) {
+        if !self.lame_duck.is_zero() {
+            self.shared.leave();
+        }
         // Without an admin port nobody listens for this.
         let _ = self.stopping.send(true);
         if let Some(snapshot) = self.shared.snapshot.load_full() {

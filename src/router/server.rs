@@ -1,7 +1,10 @@
 //! Threads, listeners and connections, and their end.
 //!
-//! On stop: new connections are refused once the listeners are closed, kept-alive ones are told to close after the
-//! request they are on, and threads wait for what is in flight, up to a bound.
+//! A router that leaves a Service ([`Shared::leave`]) ends every reply's connection and says so, and cuts none that is idle:
+//! many clients send their next request on a kept connection without looking, and a request that meets its end is lost. Such
+//! a connection lasts until a reply has said that it ends, or for as long as an idle one always does. New ones are refused
+//! once the listeners are closed, and threads wait for what is open, up to a bound. A router that nobody balances to closes
+//! idle connections when it stops.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -9,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -86,7 +90,7 @@ impl Server {
         Ok(Self { address, threads: handles, stop })
     }
 
-    /// Stops and waits for what is in flight. Blocks.
+    /// Stops and waits for what is open. Blocks.
     pub fn stop(self) {
         // Nobody listens any more only when every thread has ended already.
         let _ = self.stop.send(true);
@@ -170,8 +174,13 @@ async fn connection(
     stream: impl Transport + 'static,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let service =
-        service_fn(|request| async move { Ok::<_, std::convert::Infallible>(serve(shared, pool, request).await) });
+    let service = service_fn(|request| async move {
+        let mut reply = serve(shared, pool, request).await;
+        if shared.is_leaving() {
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, std::convert::Infallible>(reply)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.head_timeout).half_close(false);
     let stream = Patient::new(stream, shared.limits.idle_timeout);
@@ -179,7 +188,9 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         _ = stopped.wait_for(|stop| *stop) => {
-            connection.as_mut().graceful_shutdown();
+            if !shared.is_leaving() {
+                connection.as_mut().graceful_shutdown();
+            }
             connection.await
         }
     };

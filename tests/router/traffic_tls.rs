@@ -15,10 +15,10 @@ use tokio_rustls::TlsConnector;
 use super::harness::{Harness, body, get, key, table};
 
 /// For `router.test`, each signed by itself; the keys are for this test alone.
-const A: &str = include_str!("../data/traffic-a.pem");
+pub const A: &str = include_str!("../data/traffic-a.pem");
 const B: &str = include_str!("../data/traffic-b.pem");
 
-fn secrets(certificate: &'static str) -> Secrets {
+pub fn secrets(certificate: &'static str) -> Secrets {
     // What belongs to the other key is passed over in both.
     let tls = [key("traffic", "tls.crt", certificate), key("traffic", "tls.key", certificate)];
     Secrets::from_iter([key("client-keys", "finance", "k-finance")].into_iter().chain(tls))
@@ -42,7 +42,7 @@ async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> String 
     String::from_utf8_lossy(&seen[..read]).lines().next().unwrap().to_owned()
 }
 
-async fn until_trusted(address: std::net::SocketAddr, trusted: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+pub async fn until_trusted(address: std::net::SocketAddr, trusted: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
     for _ in 0..200 {
         if let Some(stream) = connect(address, trusted).await {
             return stream;
