@@ -124,6 +124,10 @@ budget: build ## Three routers spend one budget while they and the operator are 
 quota: build ## Six routers share one account under skewed load, then without the operator: target/bench/quota.json (root)
 	benches/limits/quota.py --smallfirst target/release/smallfirst
 
+.PHONY: pressure
+pressure: build ## Halve a frontier's quota under load, twice, and give it back: target/bench/pressure.json, pressure.svg (root)
+	benches/limits/pressure.py --smallfirst target/release/smallfirst
+
 .PHONY: simulate-speed
 simulate-speed: build ## Simulate a day at 50 requests/s, and 100 pools: time and memory in target/bench/simulate-speed.json
 	benches/simulate/speed.py --smallfirst target/release/smallfirst

@@ -15,6 +15,8 @@ mod lent;
 mod optional;
 #[path = "operator_cluster/pinned.rs"]
 mod pinned;
+#[path = "operator_cluster/pressure.rs"]
+mod pressure;
 #[path = "operator_cluster/rbac.rs"]
 mod rbac;
 #[path = "operator_cluster/routers.rs"]

@@ -332,6 +332,8 @@ fn path_rows() -> Vec<Row> {
         ),
         invalid("/spec/escalationLimit", json!({"ratio": "2"}), "spec.escalationLimit.ratio: \"2\" is"),
         accepted(PATH, vec![(PATH, "/spec/escalationLimit", json!({"ratio": "0.2"}))]),
+        invalid("/spec/pressure", json!({"slack": "0"}), "spec.pressure.slack: 0 must be above 0 and at most 4"),
+        invalid("/spec/pressure", json!({"slack": "4.1"}), "spec.pressure.slack: 4.1 must be above 0 and at most 4"),
         // Foreground deletion keeps an object until its children are gone.
         row(
             PATH,

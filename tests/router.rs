@@ -40,6 +40,8 @@ mod limits;
 mod limits_of_providers;
 #[path = "router/local.rs"]
 mod local;
+#[path = "router/pressure.rs"]
+mod pressure;
 #[path = "router/process.rs"]
 mod process;
 #[path = "router/quota.rs"]

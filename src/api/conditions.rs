@@ -14,6 +14,8 @@ pub const AVAILABLE: &str = "Available";
 pub const PROGRAMMED: &str = "Programmed";
 /// The replicas of a pool are enough for what it is sized for. Only where that is said.
 pub const SIZED: &str = "Sized";
+/// Demand fits the quota of a provider's account. Only once something was asked of it.
+pub const WITHIN_QUOTA: &str = "WithinQuota";
 /// The spec is rolled out.
 pub const READY: &str = "Ready";
 /// The object is not in force or not rolled out, and a person must act. Absent otherwise.
@@ -57,6 +59,10 @@ pub const REASON_ENOUGH_REPLICAS: &str = "EnoughReplicas";
 pub const REASON_SIZING_LIMITED: &str = "SizingLimited";
 /// Too few requests were measured to say how many replicas are needed.
 pub const REASON_NOT_MEASURED: &str = "NotMeasured";
+/// What is asked of the account fits its quota.
+pub const REASON_QUOTA_FITS: &str = "QuotaFits";
+/// More is asked of the account than its quota allows; the message says who gives way.
+pub const REASON_QUOTA_SHORT: &str = "QuotaShort";
 /// Every ready router reported the table that was published last.
 pub const REASON_PROGRAMMED: &str = "Programmed";
 /// Ready routers have not all reported the table yet.

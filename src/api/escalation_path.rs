@@ -71,6 +71,9 @@ pub struct EscalationPathSpec {
     /// How many requests may escalate: go on to a later step because a gate refused an answer. A step that is entered because a tier was unavailable does not count; a conversation that starts at a later step (sticky) does, each turn, and starts at the first step where it may not. Counted for each workload of the path, by each router for itself. None: as many as gates refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalation_limit: Option<EscalationLimit>,
+    /// How thresholds of confidence give way while a provider's account is short: while demand, by the verdicts of gates and with the reserves of High workloads kept free, is more than nine tenths of a limit of its quota. The operator then lowers atLeast of the path's confidence gates as far as the account needs, so that the least sure answers are those that still escalate: for workloads of risk Low by up to slack, then for Medium by up to half of it, for High never. An answer is accepted so if it misses nothing but that threshold; its outcome is under-pressure. Not at the path's last step, nor at steps with agreement, judge, or a confidence that is required. While no operator answers, thresholds rise again within 90 seconds. None: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -470,6 +473,14 @@ pub enum OnExceeded {
     BestAnswer,
     /// An error.
     Reject,
+}
+
+/// How thresholds give way while an account is short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pressure {
+    /// Most by which a threshold is lowered, in the unit of its measure (natural logarithms), above 0 to 4.
+    pub slack: Decimal,
 }
 
 /// What to answer when no answer passed.

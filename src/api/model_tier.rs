@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Health;
 use super::model_from::ModelFrom;
 use super::pool::{Disruption, Rollout};
-use super::sizing::{Sizing, SizingStatus};
+use super::sizing::{QuotaStatus, Sizing, SizingStatus};
 use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, SecretKeyRef};
 
 /// One model, served one way, with its class, owner, prices and data class.
@@ -389,7 +389,7 @@ pub struct ServiceRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelTierStatus {
-    /// State of the tier: Accepted, Available, Sized where it is asked for, Ready; Reconciling or Stalled while it is not Ready.
+    /// State of the tier: Accepted, Available, Sized where it is asked for, WithinQuota where there is a quota, Ready; Reconciling or Stalled while it is not Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -416,6 +416,9 @@ pub struct ModelTierStatus {
     /// How many replicas the pool needs, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizing: Option<SizingStatus>,
+    /// How the quota of the provider's account stands against demand, once something was asked of it. Written anew when a measure begins or ends, and a minute apart at least when demand is another by more than a fifth of the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaStatus>,
     /// The most sensitive data this tier may see, after defaulting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_class: Option<DataClass>,

@@ -422,6 +422,9 @@ pub struct WorkloadStatus {
     /// Answers that gates refused, over the answers that gates judged, 0 to 1: by their verdicts, whether or not the request could then go on to another step. None while none was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalation_ratio: Option<Ratio>,
+    /// Answers that a gate refused and that were given all the same to spare an account: because pressure.slack lowered a threshold, or because escalationLimit held the request back. No bound of their risk is known. None while there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_under_pressure: Option<i64>,
 }
 
 /// How a budget stands.

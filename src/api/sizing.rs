@@ -92,3 +92,45 @@ pub enum Binding {
     /// Nothing yet: it is not known how long a request takes.
     Unknown,
 }
+
+/// How the quota of a provider's account stands against demand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaStatus {
+    /// What demand needs of the limit that lacks most, reserves that are kept free included, over the part of it that is planned with (nine tenths), before any measure. Above 1: the account is short.
+    pub needed: Decimal,
+    /// What is done about it, in the order in which it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub measures: Vec<Measure>,
+    /// All this in one sentence, with who gives way and by how much.
+    #[schemars(length(max = 8192))]
+    pub message: String,
+}
+
+/// What is done where an account is short, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Measure {
+    /// Thresholds are lowered (pressure.slack of the path).
+    ThresholdsLowered,
+    /// escalationLimit holds escalations back.
+    EscalationLimited,
+    /// Requests go to a later step of their path, with a pool.
+    MovedToPools,
+    /// Requests are shed: those that have an answer get that, the others 429.
+    Shed,
+}
+
+impl QuotaStatus {
+    /// [`needed`](Self::needed) as a number.
+    #[must_use]
+    pub fn needed(&self) -> f64 {
+        self.needed.0.parse().unwrap_or_default()
+    }
+
+    /// Whether more is needed than there is.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        !self.measures.is_empty() || self.needed() > 1.0
+    }
+}

@@ -224,6 +224,18 @@ pub enum Risk {
     High,
 }
 
+impl Risk {
+    /// The part of `pressure.slack` by which thresholds may be lowered: Low all, Medium half, High nothing.
+    #[must_use]
+    pub const fn part_of_slack(self) -> f64 {
+        match self {
+            Self::Low => 1.0,
+            Self::Medium => 0.5,
+            Self::High => 0.0,
+        }
+    }
+}
+
 impl fmt::Display for ModelClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

@@ -15,7 +15,7 @@ use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table;
 use crate::routing::RoutingTable;
 use crate::routing::source::manifests;
-use crate::sizing::input::{Offered, Pool, Portfolio, Service, Takes, Workload};
+use crate::sizing::input::{Escalation, Offered, Pool, Portfolio, Service, Takes, Workload};
 use crate::sizing::output::{PoolSize, Sizes};
 use crate::sizing::size;
 use crate::yaml;
@@ -143,8 +143,9 @@ impl Known for Demand {
         stated.map_or_else(Offered::default, |s| Offered { rate: s.rate, dispersion: s.dispersion, window: 0.0 })
     }
 
-    fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<f64> {
-        self.of(policy, workload)?.escalation.get(step).copied()
+    fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation> {
+        let ratio = *self.of(policy, workload)?.escalation.get(step)?;
+        Some(Escalation { ratio, ..Escalation::default() })
     }
 
     fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes> {

@@ -8,8 +8,8 @@ use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
 use crate::api::conditions::{
-    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_ROLLED_OUT,
-    REASON_SIZING_LIMITED, SIZED, STALLED,
+    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_QUOTA_SHORT,
+    REASON_ROLLED_OUT, REASON_SIZING_LIMITED, SIZED, STALLED, WITHIN_QUOTA,
 };
 use crate::api::routing_policy::BudgetStatus;
 use crate::runtime::events::note;
@@ -60,6 +60,14 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
     let limited = |list| find(list, SIZED).is_some_and(|c| c.reason == REASON_SIZING_LIMITED);
     if let Some(after) = find(new, SIZED) {
         match (limited(old), limited(new)) {
+            (false, true) => events.push(event(Warning, &after, "Size")),
+            (true, false) if after.status == "True" => events.push(event(Normal, &after, "Size")),
+            _ => {}
+        }
+    }
+    let short = |list| find(list, WITHIN_QUOTA).is_some_and(|c| c.reason == REASON_QUOTA_SHORT);
+    if let Some(after) = find(new, WITHIN_QUOTA) {
+        match (short(old), short(new)) {
             (false, true) => events.push(event(Warning, &after, "Size")),
             (true, false) if after.status == "True" => events.push(event(Normal, &after, "Size")),
             _ => {}
@@ -148,5 +156,10 @@ mod tests {
         assert!(reasons(&limited, &limited, 1).is_empty());
         assert_eq!(reasons(&limited, &enough, 1), ["EnoughReplicas"]);
         assert!(reasons(&limited, &sized("Unknown", "NotMeasured"), 1).is_empty());
+        let quota = |status, reason| [condition(WITHIN_QUOTA, status, reason)];
+        let (fits, short) = (quota("True", "QuotaFits"), quota("False", REASON_QUOTA_SHORT));
+        assert!(reasons(&[], &fits, 1).is_empty() && reasons(&short, &short, 1).is_empty());
+        assert_eq!(reasons(&[], &short, 1), [REASON_QUOTA_SHORT]);
+        assert_eq!(reasons(&short, &fits, 1), ["QuotaFits"]);
     }
 }

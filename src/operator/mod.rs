@@ -9,6 +9,7 @@ pub mod events;
 pub mod metrics;
 pub mod observe;
 pub mod plan;
+pub mod pressure;
 pub mod sizing;
 pub mod status;
 pub mod sync;

@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::observe::cache::Id;
-use super::plan::portfolio::{Known, portfolio};
 use crate::api::ModelTier;
 use crate::api::sizing::SizingStatus;
 use crate::api::types::{Decimal, Ratio};
-use crate::routing::RoutingTable;
-use crate::sizing::output::{Band, Binding, PoolSize};
-use crate::sizing::size;
+use crate::sizing::input::Portfolio;
+use crate::sizing::output::{Band, Binding, PoolSize, Sizes};
 use crate::sizing::steady::{Standing, settle};
 
 /// Time of less demand after which a floor falls.
@@ -33,22 +31,22 @@ impl Planner {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sizes the pools of a namespace, `now` since any moment. Gives the tiers of which there is something new to say.
+    /// Takes in the sizes of a namespace's pools, `now` since any moment. Gives the tiers of which there is something new to
+    /// say.
     pub fn look(
         &self,
         namespace: &str,
-        tables: &BTreeMap<String, Arc<RoutingTable>>,
         tiers: &BTreeMap<String, Arc<ModelTier>>,
-        known: &impl Known,
+        portfolio: &Portfolio,
+        sizes: &Sizes,
         now: Duration,
     ) -> Vec<Id> {
-        let portfolio = portfolio(tables, tiers, known);
         let mut planned = self.planned();
         planned.retain(|(of, tier), _| of != namespace || portfolio.pools.contains_key(tier));
         let mut news = Vec::new();
-        for (tier, size) in size(&portfolio).pools {
-            let min = portfolio.pools.get(&tier).map_or(0, |pool| pool.min);
-            let id = (namespace.to_owned(), tier);
+        for (tier, size) in &sizes.pools {
+            let min = portfolio.pools.get(tier).map_or(0, |pool| pool.min);
+            let id = (namespace.to_owned(), tier.clone());
             // After a restart what was said last stands.
             let stored = || tiers.get(&id.1)?.status.as_ref()?.sizing.clone();
             let before = planned.remove(&id);
@@ -60,8 +58,8 @@ impl Planner {
                     (floor.map(Standing::at), said)
                 }
             };
-            let standing = settle(standing, &size, min, STABILIZATION, now);
-            let new = status(&size, standing.floor);
+            let standing = settle(standing, size, min, STABILIZATION, now);
+            let new = status(size, standing.floor);
             let said = match said {
                 Some(said) if !is_news(&said, &new, size.band) => said,
                 _ => {
@@ -121,10 +119,12 @@ mod tests {
 
     use super::*;
     use crate::operator::observe::Observed;
+    use crate::operator::plan::portfolio::{Known, portfolio};
     use crate::operator::plan::table::compile;
+    use crate::routing::RoutingTable;
     use crate::routing::source::manifests::{Source, parse};
-    use crate::sizing::PERIOD;
-    use crate::sizing::input::{Offered, Service, Takes};
+    use crate::sizing::input::{Escalation, Offered, Service, Takes};
+    use crate::sizing::{PERIOD, size};
 
     /// Requests of a second each, so many a second.
     struct Fixed(f64);
@@ -135,8 +135,8 @@ mod tests {
             Offered { rate, dispersion: 1.0, window: 300.0 }
         }
 
-        fn escalation(&self, _policy: &str, _workload: &str, step: &str) -> Option<f64> {
-            (step == "first").then_some(0.25)
+        fn escalation(&self, _policy: &str, _workload: &str, step: &str) -> Option<Escalation> {
+            (step == "first").then(|| Escalation { ratio: 0.25, ..Escalation::default() })
         }
 
         fn takes(&self, _policy: &str, _workload: &str, _tier: &str) -> Option<Takes> {
@@ -207,6 +207,11 @@ mod tests {
         observed
     }
 
+    fn look(planner: &Planner, observed: &Observed, rate: f64, now: Duration) -> Vec<Id> {
+        let portfolio = portfolio(&observed.tables, &observed.tiers, &Fixed(rate));
+        planner.look("ml", &observed.tiers, &portfolio, &size(&portfolio), now)
+    }
+
     fn id() -> Id {
         ("ml".into(), "llama".into())
     }
@@ -244,8 +249,7 @@ mod tests {
     #[test]
     fn something_is_said_once_and_again_when_it_changes() {
         let (planner, observed) = (Planner::default(), observed(40));
-        let look =
-            |rate, period: u32| planner.look("ml", &observed.tables, &observed.tiers, &Fixed(rate), PERIOD * period);
+        let look = |rate, period: u32| look(&planner, &observed, rate, PERIOD * period);
         assert_eq!(look(20.0, 0), [id()]);
         let first = planner.said(&id()).unwrap();
         assert!(first.floor > 0 && first.floor == first.needed && first.ceiling == 40, "{first:?}");
@@ -263,14 +267,13 @@ mod tests {
         let mut observed = observed(40);
         let mut tier = ModelTier::clone(&observed.tiers["llama"]);
         let planner = Planner::default();
-        planner.look("ml", &observed.tables, &observed.tiers, &Fixed(100.0), Duration::ZERO);
+        look(&planner, &observed, 100.0, Duration::ZERO);
         let said = planner.said(&id());
         let floor = said.as_ref().unwrap().floor;
         tier.status = Some(crate::api::ModelTierStatus { sizing: said, ..Default::default() });
         observed.tiers.insert("llama".into(), Arc::new(tier));
         let after = Planner::default();
-        let look =
-            |seconds| after.look("ml", &observed.tables, &observed.tiers, &Fixed(1.0), Duration::from_secs(seconds));
+        let look = |seconds| look(&after, &observed, 1.0, Duration::from_secs(seconds));
         look(0);
         assert_eq!(after.said(&id()).unwrap().floor, floor);
         look(300);
@@ -280,9 +283,9 @@ mod tests {
     #[test]
     fn a_tier_that_is_not_to_be_sized_any_more_is_forgotten() {
         let (planner, mut observed) = (Planner::default(), observed(40));
-        planner.look("ml", &observed.tables, &observed.tiers, &Fixed(1.0), Duration::ZERO);
+        look(&planner, &observed, 1.0, Duration::ZERO);
         observed.tiers.clear();
-        assert_eq!(planner.look("ml", &observed.tables, &observed.tiers, &Fixed(1.0), PERIOD), []);
+        assert_eq!(look(&planner, &observed, 1.0, PERIOD), []);
         assert_eq!(planner.said(&id()), None);
     }
 }

@@ -81,6 +81,11 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     if let Some(sizing) = &sizing {
         conditions.set(sized::sized(outcome, sizing.as_ref()));
     }
+    let has_quota = tier.spec.provider.as_ref().is_some_and(|provider| provider.quota.is_some());
+    let quota = observed.quota.clone().or(stored.quota).filter(|_| has_quota);
+    if let Some(quota) = &quota {
+        conditions.set(sized::within_quota(outcome, quota));
+    }
     let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
     conditions.close(outcome, ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
     let replicas = pool.map(|_| deployment.map_or(0, |d| d.replicas));
@@ -93,6 +98,7 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
         cost_per_hour: replicas.zip(tier.spec.replica_hour.as_ref()).and_then(|(n, price)| cost_per_hour(n, price)),
         current_revision: pool.and_then(|_| outcome.current_revision.clone().or(stored.current_revision)),
         sizing: sizing.flatten(),
+        quota,
         data_class: Some(tier.spec.effective_data_class()),
     }
 }
@@ -309,11 +315,12 @@ impl<'a> Conditions<'a> {
     }
 
     fn set(&mut self, verdict: Verdict) {
-        let Verdict { type_, status, reason, message } = verdict;
+        let Verdict { type_, status, reason, mut message } = verdict;
+        cut(&mut message);
         let before = self.stored.iter().find(|c| c.type_ == type_ && c.status == status);
         self.set.push(Condition {
             last_transition_time: before.map_or(Time(self.now), |c| c.last_transition_time.clone()),
-            message: bounded(message),
+            message,
             observed_generation: self.generation,
             reason: reason.to_owned(),
             status: status.to_owned(),
@@ -335,14 +342,11 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// The API allows 32,768 characters; nobody reads as many.
-fn bounded(mut message: String) -> String {
+/// Cuts a message: the API allows 32,768 characters; nobody reads as many.
+pub(super) fn cut(message: &mut String) {
     const LONGEST: usize = 8192;
-    if message.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
-        message.truncate(end);
-    }
-    message
+    let end = (0..=LONGEST.min(message.len())).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
+    message.truncate(end);
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub struct Entry<'a> {
     pub owner: &'a str,
     /// HTTP status.
     pub status: u16,
-    /// `accepted`, `best-answer`, or the code of an error.
+    /// `accepted`, `best-answer`, `under-pressure`, or the code of an error.
     pub outcome: &'a str,
     /// Time from request to reply.
     #[serde(rename = "latency_ms", serialize_with = "millis")]

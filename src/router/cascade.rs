@@ -20,7 +20,7 @@ use super::body::{Inject, Peek, ResponseFormat};
 use super::call::{Body, CallError, Wants};
 use super::endpoints::Endpoints;
 use super::errors::Problem;
-use super::gates::{CompiledGate, Judgement, RequestContext, judge, judge_prefix};
+use super::gates::{CompiledGate, Judgement, RequestContext, judge, judge_prefix, near_miss};
 use super::hedge::{self, Ahead, Hedge, SoFar};
 use super::live::Live;
 use super::money::Money;
@@ -28,7 +28,7 @@ use super::pool::Pool;
 use super::route::{Leg, Route, Stage};
 use super::second_opinion;
 use super::snapshot::Upstream;
-use super::trace::{Ending, StepTrace, Trace};
+use super::trace::{Ending, StepTrace, Trace, UNDER_PRESSURE};
 use crate::api::escalation_path::FailoverReason;
 use crate::api::model_tier::Capability;
 use crate::api::types::{DataClass, ModelClass};
@@ -65,7 +65,7 @@ pub struct Asked<'a> {
 pub struct Served<'s> {
     /// Its tier.
     pub tier: &'s str,
-    /// `accepted` or `best-answer`.
+    /// `accepted`, `best-answer` or `under-pressure`.
     pub outcome: &'static str,
     /// The answer as it came.
     pub body: Body,
@@ -88,7 +88,10 @@ const OUTGROWN: &str = "Sticky";
 const BUDGET: &str = "Budget";
 
 /// Why a step is skipped that the limit on escalations does not let a request enter.
-const ESCALATION_LIMIT: &str = "EscalationLimit";
+pub(super) const ESCALATION_LIMIT: &str = "EscalationLimit";
+
+/// Outcome of a request that got the best of answers that gates refused.
+pub(super) const BEST_ANSWER: &str = "best-answer";
 
 /// What one tier said.
 pub(super) enum Said<'s> {
@@ -251,7 +254,7 @@ pub async fn walk<'s>(
     let refused = leave.refused(Instant::now()).filter(|_| progress.rejected);
     let wanted = decide::may_answer_best(path, route.risk, refused.map(|(on_exceeded, _)| on_exceeded));
     if let Some(candidate) = best.filter(|_| wanted) {
-        return Ok(Served { outcome: "best-answer", ..candidate.served });
+        return Ok(Served { outcome: BEST_ANSWER, ..candidate.served });
     }
     if let Some((_, wait)) = refused {
         return Err(Problem::escalation_limit(&trace.header(), wait));
@@ -404,11 +407,15 @@ async fn ask<'s>(
     };
     let mut judgement = judged(&stage.gates, context, &answer, &body, &mut entry.usage);
     entry.cost = Money::of(entry.usage, &upstream.tier);
+    if stage.gives_way.is_some() {
+        let prefix = matches!(body, Body::Live(_));
+        entry.missed = near_miss(&stage.gates, prefix, context, &answer, &judgement);
+    }
     if stage.asks {
         // In a box: what few paths use must not make the future of every request larger.
         Box::pin(second_opinion::judge(call, data_class, context, &answer, &mut judgement, entry)).await;
     }
-    verdict(upstream, judgement, answer.logprobs, body, Strip::of(asked.peek, inject), entry)
+    verdict(upstream, stage, judgement, answer.logprobs, body, Strip::of(asked.peek, inject), entry)
 }
 
 /// What the gates say that judge by what is there, and the usage of the answer.
@@ -431,6 +438,7 @@ fn judged(
 
 fn verdict<'s>(
     upstream: &'s Upstream,
+    stage: &Stage,
     judgement: Judgement,
     logprobs: Vec<Range<usize>>,
     body: Body,
@@ -443,6 +451,12 @@ fn verdict<'s>(
     if judgement.accepted {
         entry.ending = Ending::Accepted;
         return Said::Accepted(served);
+    }
+    if let (Some(gives_way), Some(missed)) = (&stage.gives_way, entry.missed)
+        && gives_way.accepts(missed)
+    {
+        entry.ending = Ending::UnderPressure(failed);
+        return Said::Accepted(Served { outcome: UNDER_PRESSURE, ..served });
     }
     entry.ending = Ending::Escalated(failed);
     let rank = (upstream.tier.class, judgement.passed_count);

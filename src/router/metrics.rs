@@ -11,10 +11,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::admission::limiter::Kind;
+use super::cascade::{BEST_ANSWER, ESCALATION_LIMIT};
+use super::gives_way::{Gauged, GivesWay};
 use super::hedge::HedgeMetrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
-use super::trace::{Ending, StepTrace, Trace};
+use super::trace::{Ending, StepTrace, Trace, UNDER_PRESSURE};
 use super::workload_metrics::{Arrivals, TakenMetrics, VerdictMetrics, WorkloadMetrics};
 use crate::lease::holding::Taken;
 
@@ -23,7 +25,7 @@ use crate::lease::holding::Taken;
 pub struct RequestLabels {
     /// Its workload, or `-`.
     pub workload: String,
-    /// `accepted`, `best-answer`, or the code of an error.
+    /// `accepted`, `best-answer`, `under-pressure`, or the code of an error.
     pub outcome: &'static str,
 }
 
@@ -36,7 +38,7 @@ pub struct StepLabels {
     pub step: String,
     /// Tier that was asked.
     pub tier: String,
-    /// `accepted`, `escalated`, `failed`, `skipped` or `cancelled`.
+    /// `accepted`, `escalated`, `under-pressure`, `failed`, `skipped` or `cancelled`.
     pub verdict: &'static str,
     /// The gate that failed, or why the tier gave no answer.
     pub reason: &'static str,
@@ -47,6 +49,24 @@ pub struct StepLabels {
 pub struct WorkloadLabels {
     /// The workload.
     pub workload: String,
+}
+
+/// Labels of a threshold that may be lowered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ThresholdLabels {
+    /// The workload.
+    pub workload: String,
+    /// Step of its path.
+    pub step: String,
+}
+
+/// Labels of answers that were accepted to spare an account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PressureLabels {
+    /// Workload of the request.
+    pub workload: String,
+    /// The field that let them through: `slack` (of `pressure`) or `escalationLimit`.
+    pub field: &'static str,
 }
 
 /// Labels of a cost.
@@ -201,6 +221,8 @@ pub struct Metrics {
     calls: Family<(String, String), Counter>,
     admissions: Family<AdmissionLabels, Counter>,
     leases: Family<LeaseLabels, Counter>,
+    lowered: Family<ThresholdLabels, Gauged>,
+    under_pressure: Family<PressureLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     hedges: Family<HedgeLabels, Counter>,
     waiting: Family<AccountLabels, Gauge>,
@@ -232,6 +254,8 @@ impl Metrics {
             calls: Family::default(),
             admissions: Family::default(),
             leases: Family::default(),
+            lowered: Family::default(),
+            under_pressure: Family::default(),
             retries: Family::default(),
             hedges: Family::default(),
             waiting: Family::default(),
@@ -249,6 +273,11 @@ impl Metrics {
         registry.register("admissions", "Decisions of limits and quotas", metrics.admissions.clone());
         let help = "What was taken of limits that are lent, as reserved, from the lease or the router's floor";
         registry.register("lease_taken", help, metrics.leases.clone());
+        let help = "By how much a threshold is lowered while an account is short, in the unit of its score";
+        registry.register("threshold_lowered", help, metrics.lowered.clone());
+        let help =
+            "Answers that a gate refused and that were given to spare an account, by the field that let them through";
+        registry.register("accepted_under_pressure", help, metrics.under_pressure.clone());
         registry.register("retries", "Second attempts at a tier, by result", metrics.retries.clone());
         registry.register("hedges", "Steps started beside a slow one, by result", metrics.hedges.clone());
         registry.register("quota_waiting", "Requests that wait for an account", metrics.waiting.clone());
@@ -266,7 +295,11 @@ impl Metrics {
     /// Counters of a workload whose requests may come to these tiers.
     #[must_use]
     pub fn workload<'t>(&self, name: &str, tiers: impl Iterator<Item = &'t str>) -> WorkloadMetrics {
+        let under_pressure =
+            |field| self.under_pressure.get_or_create_owned(&PressureLabels { workload: name.to_owned(), field });
         WorkloadMetrics {
+            lowered: under_pressure("slack"),
+            held_back: under_pressure("escalationLimit"),
             accepted: self
                 .requests
                 .get_or_create_owned(&RequestLabels { workload: name.to_owned(), outcome: ACCEPTED }),
@@ -299,6 +332,13 @@ impl Metrics {
     pub fn hedges(&self, workload: &str) -> HedgeMetrics {
         let counter = |result| self.hedges.get_or_create_owned(&HedgeLabels { workload: workload.to_owned(), result });
         HedgeMetrics { won: counter("won"), lost: counter("lost"), over_budget: counter("over_budget") }
+    }
+
+    /// The threshold of a step that may be lowered by so much.
+    #[must_use]
+    pub fn gives_way(&self, workload: &str, step: &str, most: f64) -> GivesWay {
+        let labels = ThresholdLabels { workload: workload.to_owned(), step: step.to_owned() };
+        GivesWay::new(self.lowered.get_or_create_owned(&labels), most)
     }
 
     /// Counters of one tier of one step with these gates.
@@ -366,6 +406,12 @@ impl Metrics {
         } else {
             let labels = || RequestLabels { workload: route.workload.clone(), outcome };
             metrics.other(outcome, status, || self.requests.get_or_create_owned(&labels())).inc();
+            let held_back = || trace.0.iter().any(|step| step.ending == Ending::Skipped(ESCALATION_LIMIT));
+            match outcome {
+                UNDER_PRESSURE => metrics.lowered.inc(),
+                BEST_ANSWER if held_back() => metrics.held_back.inc(),
+                _ => 0,
+            };
         }
         metrics.duration.observe(seconds);
         for step in &trace.0 {
@@ -381,7 +427,7 @@ impl Metrics {
             Ending::Escalated(gate) => {
                 metrics.escalated.iter().find(|(name, _)| *name == gate).map(|(_, counter)| counter)
             }
-            Ending::Failed(_) | Ending::Skipped(_) | Ending::Cancelled => None,
+            Ending::UnderPressure(_) | Ending::Failed(_) | Ending::Skipped(_) | Ending::Cancelled => None,
         };
         match ready {
             Some(counter) => counter.inc(),
@@ -394,8 +440,8 @@ impl Metrics {
         };
         if let Some(verdicts) = &metrics.verdicts {
             match step.ending {
-                Ending::Accepted => verdicts.count(true),
-                Ending::Escalated(_) => verdicts.count(false),
+                Ending::Accepted => verdicts.count(true, None),
+                Ending::Escalated(_) | Ending::UnderPressure(_) => verdicts.count(false, step.missed),
                 Ending::Failed(_) | Ending::Skipped(_) | Ending::Cancelled => {}
             }
         }

@@ -27,6 +27,7 @@ mod exchange;
 mod explain;
 pub mod frozen;
 pub mod gates;
+pub mod gives_way;
 pub mod hedge;
 pub(crate) mod json;
 pub mod latencies;

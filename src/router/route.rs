@@ -9,11 +9,13 @@ use super::admission::escalations::Escalations;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::share::Share;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
+use super::gives_way::GivesWay;
 use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics};
 use super::snapshot::{Refused, Upstream, budget};
 use super::workload_metrics::WorkloadMetrics;
 use crate::api::types::{DataClass, Risk};
+use crate::routing::decide;
 use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
 
 /// A workload, or a Public tier by its name.
@@ -54,6 +56,8 @@ pub struct Stage {
     pub asks: bool,
     /// The tiers that its gates ask for a grade, as far as the table has them.
     pub judges: Vec<Arc<Upstream>>,
+    /// Whether and by how much its threshold may be lowered while an account is short.
+    pub gives_way: Option<GivesWay>,
     /// Tokens of content after which a stream may be judged, where its gates can. Without gates: the first.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
@@ -168,7 +172,8 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn workload(&self, workload: &Workload) -> Result<Route, Refused> {
-        let (path, stages) = self.path(&format!("workload {}", workload.name), &workload.name, &workload.path)?;
+        let (path, stages) =
+            self.path(&format!("workload {}", workload.name), (&workload.name, workload.risk), &workload.path)?;
         let before = self.before.and_then(|before| before.workloads.iter().find(|w| w.workload == workload.name));
         let limiter = workload.limits.map(|limits| {
             let before = before.and_then(|b| b.limiter.as_ref());
@@ -203,9 +208,9 @@ impl Compiler<'_> {
 
     fn tier(&self, tier: &str) -> Result<Route, Refused> {
         let workload = tier_path(tier);
-        let (path, stages) = self.path(&format!("Public tier {tier}"), &workload, &workload)?;
-        let metrics = self.metrics.workload(&workload, tiers(&stages));
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
+        let (path, stages) = self.path(&format!("Public tier {tier}"), (&workload, risk), &workload)?;
+        let metrics = self.metrics.workload(&workload, tiers(&stages));
         let needs_request_schema = judges_by_request(&stages);
         Ok(Route {
             workload,
@@ -224,11 +229,12 @@ impl Compiler<'_> {
         })
     }
 
-    fn path(&self, what: &str, workload: &str, name: &str) -> Result<(Path, Vec<Stage>), Refused> {
+    fn path(&self, what: &str, of: (&str, Risk), name: &str) -> Result<(Path, Vec<Stage>), Refused> {
+        let (workload, risk) = of;
         let (Some(path), Some(gates)) = (self.table.paths.get(name), self.gates.get(name)) else {
             return Err(Refused::Part(format!("{what}: path {name} is not in the table")));
         };
-        let stage = |(step, gates): (&Step, &Gates)| {
+        let stage = |(index, (step, gates)): (usize, (&Step, &Gates))| {
             let legs: Result<_, Refused> =
                 step.tiers.iter().map(|tier| self.leg(workload, name, step, tier, gates)).collect();
             let logprobs = gates.iter().filter_map(CompiledGate::needs_logprobs).max();
@@ -241,9 +247,12 @@ impl Compiler<'_> {
                 Some(Asks::Judge(grade)) => self.tiers.get(&grade.tier).cloned(),
                 _ => None,
             });
-            Ok(Stage { gates: gates.clone(), logprobs, asks, judges: judges.collect(), commit_after, legs: legs? })
+            let most = decide::most_given_way(path, index, risk);
+            let gives_way = (most > 0.0).then(|| self.metrics.gives_way(workload, &step.name, most));
+            let (gates, judges) = (gates.clone(), judges.collect());
+            Ok(Stage { gates, logprobs, asks, judges, gives_way, commit_after, legs: legs? })
         };
-        let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
+        let stages: Result<_, Refused> = path.steps.iter().zip(gates).enumerate().map(stage).collect();
         Ok((path.clone(), stages?))
     }
 

@@ -8,6 +8,9 @@ use super::money::Money;
 use super::route::Leg;
 use crate::routing::table::Tier;
 
+/// Outcome of a request, and verdict of a step, whose answer was accepted by a threshold that was lowered.
+pub const UNDER_PRESSURE: &str = "under-pressure";
+
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -15,6 +18,8 @@ pub enum Ending {
     Accepted,
     /// Its answer failed a gate.
     Escalated(&'static str),
+    /// Its answer failed this gate by so little that it was accepted all the same while an account was short.
+    UnderPressure(&'static str),
     /// Its tier gave no answer.
     Failed(&'static str),
     /// Its tier was not asked.
@@ -30,6 +35,7 @@ impl Ending {
         match self {
             Self::Accepted => ("accepted", None),
             Self::Escalated(gate) => ("escalated", Some(gate)),
+            Self::UnderPressure(gate) => (UNDER_PRESSURE, Some(gate)),
             Self::Failed(reason) => ("failed", Some(reason)),
             Self::Skipped(reason) => ("skipped", Some(reason)),
             Self::Cancelled => ("cancelled", None),
@@ -48,6 +54,8 @@ pub struct StepTrace<'s> {
     pub hedge: bool,
     /// What its gates found, in the order in which they judged.
     pub verdicts: Vec<Verdict>,
+    /// By how little its answer missed a threshold that may be lowered, if that is all that it missed.
+    pub missed: Option<f64>,
     /// Time that the step took.
     pub latency: Duration,
     /// Tokens of the leg.
@@ -108,6 +116,7 @@ impl<'s> StepTrace<'s> {
             ending: Ending::Failed("ClientGone"),
             hedge: false,
             verdicts: Vec::new(),
+            missed: None,
             latency: Duration::ZERO,
             usage: Usage::default(),
             cost: Money::default(),

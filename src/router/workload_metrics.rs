@@ -2,17 +2,20 @@
 //! that nothing is counted twice; what metrics don't have is counted here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::answer::Usage;
+use super::cascade::BEST_ANSWER;
 use super::exchange::CLIENT_GONE;
 use super::money::Money;
 use super::route::Stage;
+use super::trace::UNDER_PRESSURE;
 use crate::routing::counts::{Taken, Verdicts, WorkloadCounts};
+use crate::routing::misses::{BINS, Misses, bin_of};
 
 /// Status of a reply whose answer was at least begun.
 const OK: u16 = 200;
@@ -23,6 +26,10 @@ pub struct WorkloadMetrics {
     pub(super) accepted: Counter,
     /// Seconds from request to reply.
     pub(super) duration: Histogram,
+    /// Answers that were accepted by a threshold that was lowered.
+    pub(super) lowered: Counter,
+    /// Refused answers of requests that the limit on escalations held back.
+    pub(super) held_back: Counter,
     /// Kept over tables.
     pub(super) arrivals: Arrivals,
     /// What is taken of each tier of the path, and of those that its gates ask.
@@ -63,6 +70,7 @@ pub struct TakenMetrics {
 pub struct VerdictMetrics {
     judged: Counter,
     failed: Counter,
+    misses: Arc<[AtomicU64; BINS]>,
 }
 
 impl WorkloadMetrics {
@@ -94,13 +102,14 @@ impl WorkloadMetrics {
             let count = count.get();
             match (*status, *outcome) {
                 (CLIENT_GONE, _) => counts.abandoned += count,
-                (OK, "best-answer") => counts.answered += count,
+                (OK, BEST_ANSWER | UNDER_PRESSURE) => counts.answered += count,
                 // Its head was sent before it broke.
                 (OK, _) | (500.., _) => counts.failed += count,
                 (_, code) => *counts.rejected.entry(code.to_owned()).or_default() += count,
             }
         }
         drop(others);
+        counts.under_pressure = self.lowered.get().saturating_add(self.held_back.get());
         let ended = counts.answered + counts.failed + counts.abandoned + counts.rejected.values().sum::<u64>();
         // Read last: what ends meanwhile has come before.
         let came = self.arrivals.came.get();
@@ -145,17 +154,21 @@ impl TakenMetrics {
 }
 
 impl VerdictMetrics {
-    /// Counts an answer that was judged.
-    pub(super) fn count(&self, passed: bool) {
+    /// Counts an answer that was judged, and what it missed of a threshold if that is all that it missed.
+    pub(super) fn count(&self, passed: bool, missed: Option<f64>) {
         self.judged.inc();
         if !passed {
             self.failed.inc();
+        }
+        if let Some(bin) = missed.and_then(bin_of).and_then(|bin| self.misses.get(bin)) {
+            bin.fetch_add(1, Relaxed);
         }
     }
 
     fn counts(&self) -> Verdicts {
         // Read first: no answer fails before it is judged.
+        let misses = Misses(self.misses.each_ref().map(|bin| bin.load(Relaxed)));
         let failed = self.failed.get();
-        Verdicts { judged: self.judged.get(), failed }
+        Verdicts { judged: self.judged.get(), failed, misses }
     }
 }

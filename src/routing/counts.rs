@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::misses::Misses;
+
 /// Nothing is said of what is not there.
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -48,6 +50,10 @@ pub struct WorkloadCounts {
     /// Those that are being worked on.
     #[serde(skip_serializing_if = "is_zero")]
     pub in_flight: u64,
+    /// Those of the answered ones that got an answer which a gate had refused, to spare an account: a threshold was lowered,
+    /// or the limit on escalations held them back.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub under_pressure: u64,
     /// Verdicts of the steps that have gates.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steps: BTreeMap<String, Verdicts>,
@@ -66,6 +72,9 @@ pub struct Verdicts {
     /// Those of them that a gate refused.
     #[serde(skip_serializing_if = "is_zero")]
     pub failed: u64,
+    /// Those of the refused that missed nothing but a threshold that may be lowered, by how little.
+    #[serde(skip_serializing_if = "Misses::is_empty")]
+    pub misses: Misses,
 }
 
 /// What requests took of a tier.
@@ -152,6 +161,7 @@ pub fn band_of(concurrency: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::misses::BINS;
 
     #[test]
     fn bands_double() {
@@ -165,7 +175,7 @@ mod tests {
         let long = |n: usize| format!("{n:063}");
         let large = u64::MAX / 1000;
         let each = || (0..8).map(long);
-        let verdicts = Verdicts { judged: large, failed: large };
+        let verdicts = Verdicts { judged: large, failed: large, misses: Misses([large; BINS]) };
         let taken = Taken { calls: large, input: large, output: large, cost: large };
         let workload = WorkloadCounts {
             offered: large,
@@ -174,6 +184,7 @@ mod tests {
             rejected: each().map(|code| (code, large)).collect(),
             abandoned: large,
             in_flight: large,
+            under_pressure: large,
             steps: each().map(|step| (step, verdicts)).collect(),
             tiers: each().map(|tier| (tier, taken)).collect(),
         };

@@ -5,7 +5,7 @@
 use crate::api::escalation_path::{Direction, Entry, FailoverReason, OnExceeded, OnExhausted};
 use crate::api::model_tier::Capability;
 use crate::api::types::Risk;
-use crate::routing::table::{Path, RoutingTable, Step, Tier, Workload};
+use crate::routing::table::{Check, Gate, Path, RoutingTable, Step, Tier, Workload};
 
 /// What classification looks at.
 pub struct Signals<'a> {
@@ -247,4 +247,32 @@ pub fn may_answer_best(path: &Path, risk: Risk, refused: Option<OnExceeded>) -> 
         Some(on_exceeded) => on_exceeded == OnExceeded::BestAnswer,
     };
     wanted && risk != Risk::High
+}
+
+/// Whether the threshold of a step, by its place, may be lowered while an account is short: the step has one that answers
+/// need not pass to be returned, a refused answer goes on in turn, and nobody else has to be asked about it.
+#[must_use]
+pub fn may_give_way(path: &Path, step: usize) -> bool {
+    let later = path.steps.iter().skip(step + 1).any(|later| later.entry == Entry::Always);
+    let gates = path.steps.get(step).map_or(&[][..], |step| &step.accept);
+    let gives_way = |gate: &Gate| matches!(gate.check, Check::Confidence { .. });
+    let forbids = |gate: &Gate| match gate.check {
+        Check::Agreement { .. } | Check::Judge { .. } => true,
+        Check::Confidence { .. } => gate.required,
+        _ => false,
+    };
+    later && gates.iter().any(gives_way) && !gates.iter().any(forbids)
+}
+
+/// Most by which the threshold of a step may be lowered for requests of a risk, in the unit of its score. 0: not at all.
+#[must_use]
+pub fn most_given_way(path: &Path, step: usize, risk: Risk) -> f64 {
+    let slack = path.slack.filter(|_| may_give_way(path, step)).unwrap_or_default();
+    slack * risk.part_of_slack()
+}
+
+/// Whether an answer is accepted that missed nothing but its threshold, by so much, while that is lowered.
+#[must_use]
+pub fn accepts_under_pressure(missed: f64, lowered: f64, most: f64) -> bool {
+    lowered > 0.0 && missed <= lowered.min(most)
 }

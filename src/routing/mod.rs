@@ -9,6 +9,7 @@
 pub mod counts;
 pub mod decide;
 pub mod lent;
+pub mod misses;
 pub mod packed;
 pub mod report;
 pub mod source;

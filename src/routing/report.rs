@@ -80,6 +80,9 @@ pub struct RefusedTable {
     pub message: String,
 }
 
+/// Thresholds that are lowered, by workload and step.
+pub type Lowered = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// What an operator answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -94,6 +97,10 @@ pub struct Reply {
     pub next_ms: u64,
     /// What it is granted of budgets, by their keys.
     pub budgets: BTreeMap<String, budget::Grant>,
+    /// By how much the leader lowers thresholds while accounts are short, by workload and step, in 1e-9 of the score's unit;
+    /// what is not there is not lowered. `None`: it does not know yet, or does not lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lowered: Option<Lowered>,
     /// What the leader lends of limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<Grants>,

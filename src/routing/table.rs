@@ -298,6 +298,9 @@ pub struct Path {
     /// When the next step starts beside one that is slow.
     #[serde(default)]
     pub hedge: Option<Hedge>,
+    /// Most by which thresholds of confidence are lowered while an account is short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slack: Option<f64>,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.

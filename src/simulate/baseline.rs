@@ -70,6 +70,7 @@ fn list(path: &Path, tiers: impl Iterator<Item = String>) -> Path {
         direction: Direction::UpThenDown,
         on_exhausted: OnExhausted::BestAnswer,
         escalation_limit: None,
+        slack: None,
         hedge: None,
         sticky: None,
         max_cost: None,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::clock::nanos;
+use super::kinds::Verdict;
+use super::measure::End;
 use super::play::{Event, Run};
 use super::replica::Work;
 use super::requests::{Best, Call, Place, Turn};
@@ -15,7 +17,7 @@ use crate::router::admission::room::{Amounts, Asker};
 use crate::router::answer::Usage;
 use crate::router::breaker::Fault;
 use crate::router::money::Money;
-use crate::routing::decide::Outcome;
+use crate::routing::decide::{self, Outcome};
 
 impl Run<'_> {
     /// Asks a tier, with room in its account.
@@ -151,7 +153,7 @@ impl Run<'_> {
 
     /// A tier answered.
     pub(super) fn answered(&mut self, turn: Turn) {
-        let (now, world) = (self.now(), self.world);
+        let (now, now_nanos, world) = (self.now(), self.clock.now(), self.world);
         let Some(request) = self.requests.of_turn(turn) else { return };
         let Some(call) = request.call.take() else { return };
         let tier = &world.tiers[call.tier];
@@ -176,10 +178,23 @@ impl Run<'_> {
         let gated = !route.path.steps[step].accept.is_empty();
         let own = request.says.and_then(|says| says.scores.get(&route.path.steps[step].name)).copied();
         let what = u64::try_from(step).unwrap_or_default() * 2;
-        let passed = gates.pass(own, [request.arrival.draw(what), request.arrival.draw(what + 1)]);
+        let verdict = gates.judge(own, [request.arrival.draw(what), request.arrival.draw(what + 1)]);
+        let passed = verdict == Verdict::Passed;
+        let most = decide::most_given_way(&route.path, step, route.risk);
+        let missed = if let Verdict::Missed(by) = verdict { Some(by).filter(|_| most > 0.0) } else { None };
         if gated {
             self.measure.judged(request.kind.route, step, !passed);
-            self.planner.iter_mut().for_each(|planner| planner.judged(request.kind.route, step, !passed));
+        }
+        let mut accepted = passed.then_some(End::Accepted);
+        if let Some(planner) = &mut self.planner {
+            let of = &route.path.steps[step];
+            planner.answered(route, &tier.name, (request.input, request.output), now_nanos - call.since);
+            if gated {
+                planner.judged(route, of, !passed, missed);
+            }
+            let lowered = planner.lowered(route, of);
+            let lets_through = missed.is_some_and(|missed| decide::accepts_under_pressure(missed, lowered, most));
+            accepted = accepted.or_else(|| lets_through.then_some(End::UnderPressure));
         }
         if let Some(outage) = request.failed_over
             && tier.pool.is_some()
@@ -188,7 +203,7 @@ impl Run<'_> {
             failed_over.answered += 1;
             failed_over.in_time += u64::from(tier.pool.as_ref().is_some_and(|pool| call.waited <= pool.within));
         }
-        if !passed {
+        if accepted.is_none() {
             let class = tier.tier.class;
             if gates.returnable && request.best.is_none_or(|best| class >= best.class) {
                 request.best = Some(Best { class, tier: call.tier });
@@ -198,11 +213,11 @@ impl Run<'_> {
         }
         self.settle(call.tier, call.held, [1, input + output, input, output]);
         self.tiers[call.tier].circuit.success(&tier.rules, now);
-        if passed {
+        if accepted.is_some() {
             if let Some(request) = self.requests.get(turn.place) {
                 request.best = Some(Best { class: tier.tier.class, tier: call.tier });
             }
-            self.finish(turn.place, true);
+            self.finish(turn.place, accepted);
         } else {
             self.after(turn.place, Asked::Said(Outcome::Rejected));
         }

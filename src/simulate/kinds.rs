@@ -41,8 +41,19 @@ pub struct Gates {
     pub returnable: bool,
 }
 
+/// What the gates of a step say of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// It passes.
+    Passed,
+    /// It misses nothing but its threshold, by so much.
+    Missed(f64),
+    /// It is refused.
+    Refused,
+}
+
 impl Gates {
-    /// Whether an answer passes. `draws` are from 0 to 1; `own`: the answer's own score.
+    /// Judges an answer. `draws` are from 0 to 1; `own`: the answer's own score.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -50,14 +61,16 @@ impl Gates {
         clippy::cast_precision_loss,
         reason = "an index"
     )]
-    pub fn pass(&self, own: Option<f64>, draws: [f64; 2]) -> bool {
+    pub fn judge(&self, own: Option<f64>, draws: [f64; 2]) -> Verdict {
         let drawn = || self.scores.get((draws[1] * self.scores.len() as f64) as usize).copied();
-        let confident = match (self.at_least, own.or_else(drawn)) {
-            (Some(at_least), Some(score)) => score >= at_least,
-            (Some(_), None) => self.without,
-            (None, _) => true,
-        };
-        confident && draws[0] >= self.refused
+        let refused = draws[0] < self.refused;
+        match (self.at_least, own.or_else(drawn)) {
+            (Some(at_least), Some(score)) if score < at_least && !refused => Verdict::Missed(at_least - score),
+            (Some(at_least), Some(score)) if score < at_least => Verdict::Refused,
+            (Some(_), None) if !self.without => Verdict::Refused,
+            _ if refused => Verdict::Refused,
+            _ => Verdict::Passed,
+        }
     }
 }
 
@@ -184,10 +197,16 @@ mod tests {
     fn scores_are_judged_by_the_threshold_and_the_rest_by_chance() {
         let gates =
             Gates { refused: 0.2, scores: vec![-0.9, -0.1], at_least: Some(-0.4), without: false, returnable: true };
-        assert_eq!([[0.5, 0.1], [0.5, 0.6], [0.1, 0.6]].map(|draws| gates.pass(None, draws)), [false, true, false]);
-        assert!(gates.pass(Some(-0.4), [0.2, 0.0]) && !gates.pass(Some(-0.41), [0.9, 0.9]), "a row's own score");
+        let passes = |gates: &Gates, own, draws| gates.judge(own, draws) == Verdict::Passed;
+        assert_eq!([[0.5, 0.1], [0.5, 0.6], [0.1, 0.6]].map(|draws| passes(&gates, None, draws)), [false, true, false]);
+        assert_eq!(gates.judge(None, [0.5, 0.1]), Verdict::Missed(0.5));
+        assert_eq!(gates.judge(None, [0.1, 0.1]), Verdict::Refused, "by another gate too");
+        assert!(
+            passes(&gates, Some(-0.4), [0.2, 0.0]) && !passes(&gates, Some(-0.41), [0.9, 0.9]),
+            "a row's own score"
+        );
         let bare = Gates { scores: Vec::new(), without: true, ..gates };
-        assert!(bare.pass(None, [0.2, 0.0]) && !bare.pass(None, [0.19, 0.0]));
-        assert!(Gates::default().pass(None, [0.0, 0.0]), "a step without gates");
+        assert!(passes(&bare, None, [0.2, 0.0]) && !passes(&bare, None, [0.19, 0.0]));
+        assert!(passes(&Gates::default(), None, [0.0, 0.0]), "a step without gates");
     }
 }

@@ -55,6 +55,8 @@ impl Latencies {
 pub enum End {
     /// With an answer that passed its gates.
     Accepted,
+    /// With one that missed a threshold which was lowered.
+    UnderPressure,
     /// With the best of answers that did not.
     BestAnswer,
     /// 429, for this reason.
@@ -70,6 +72,8 @@ pub struct Tally {
     pub arrived: u64,
     /// With an answer that passed its gates.
     pub accepted: u64,
+    /// With one that missed a threshold which was lowered.
+    pub under_pressure: u64,
     /// With another answer.
     pub best_answer: u64,
     /// 429, by reason.
@@ -90,7 +94,7 @@ impl Tally {
     /// Requests that were answered.
     #[must_use]
     pub const fn answered(&self) -> u64 {
-        self.accepted + self.best_answer
+        self.accepted + self.under_pressure + self.best_answer
     }
 }
 
@@ -230,6 +234,7 @@ impl Measure {
         tally.cost += cost;
         match end {
             End::Accepted => tally.accepted += 1,
+            End::UnderPressure => tally.under_pressure += 1,
             End::BestAnswer => tally.best_answer += 1,
             End::Shed(why) => {
                 *tally.shed.entry(why).or_default() += 1;
@@ -240,7 +245,7 @@ impl Measure {
                 self.current.failed.iter_mut().skip(at).take(1).for_each(|count| *count += 1);
             }
         }
-        if matches!(end, End::Accepted | End::BestAnswer) {
+        if matches!(end, End::Accepted | End::UnderPressure | End::BestAnswer) {
             self.current.answered += 1;
             self.latency.count(latency);
             tally.latency.count(latency);

@@ -75,7 +75,8 @@ pub struct Inputs<'a> {
 /// Everything in which scenario, table and trace do not fit each other, a line each.
 pub fn simulate(inputs: &Inputs<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Report, Vec<String>> {
     let Inputs { table, scenario, trace, .. } = *inputs;
-    let (world, played) = run("smallfirst", inputs, table, scenario, Mode { scaled: true, circuits: true }, progress)?;
+    let (world, played) =
+        run("smallfirst", inputs, table, scenario, Mode { operated: true, circuits: true }, progress)?;
     let mut runs = vec![found("smallfirst", &world, &played)];
     for baseline in &scenario.compare {
         runs.push(compared(*baseline, inputs, &world, &played, progress)?);
@@ -141,7 +142,7 @@ fn compared(
         // Gates are gone, and so is what they refuse.
         scenario.requests.iter_mut().for_each(|kind| kind.steps.clear());
     }
-    let mode = Mode { scaled: false, circuits: baseline == Baseline::FixedPools };
+    let mode = Mode { operated: false, circuits: baseline == Baseline::FixedPools };
     let (world, played) = run(&name, inputs, &table, &scenario, mode, progress)?;
     Ok(found(&name, &world, &played))
 }

@@ -76,8 +76,8 @@ pub(super) struct Granted {
 /// In what a run differs from what the scenario says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode {
-    /// Pools are sized and scaled; else they keep the replicas that they begin with.
-    pub scaled: bool,
+    /// An operator sizes and scales pools, and lowers thresholds; else pools keep the replicas that they begin with.
+    pub operated: bool,
     /// Tiers that fail or are at their limit are left alone for a while.
     pub circuits: bool,
 }
@@ -112,7 +112,7 @@ impl<'w> Run<'w> {
     pub fn new(world: &'w World, scenario: &Scenario, arrivals: Arrivals<'w>, mode: Mode, epoch: Instant) -> Self {
         let tier = |tier: &super::world::Tier| {
             let of = tier.pool.as_ref();
-            let scaling = of.filter(|_| mode.scaled).and_then(|of| Some((of, of.scaling.as_ref()?)));
+            let scaling = of.filter(|_| mode.operated).and_then(|of| Some((of, of.scaling.as_ref()?)));
             let replicas = of.map_or(0, |of| of.replicas);
             TierNow {
                 circuit: Circuit::default(),
@@ -135,6 +135,7 @@ impl<'w> Run<'w> {
             room
         };
         let sized = world.tiers.iter().any(|tier| tier.pool.as_ref().is_some_and(|pool| pool.sized));
+        let gives_way = world.routes.iter().any(|route| route.path.slack.is_some());
         let steps = world.routes.iter().map(|route| route.path.steps.len());
         let duration = arrivals.duration();
         Self {
@@ -150,7 +151,7 @@ impl<'w> Run<'w> {
             draws: ChaCha8Rng::seed_from_u64(scenario.seed.wrapping_add(1)),
             measure: Measure::new(steps, world.tiers.len(), world.outages.len(), duration),
             arrivals,
-            planner: (mode.scaled && sized).then(|| Planner::new(&world.routes)),
+            planner: (mode.operated && (sized || gives_way)).then(|| Planner::new(world)),
             promises: vec![BTreeMap::new(); world.outages.len()],
             circuits: mode.circuits,
             coming: Vec::new(),

@@ -84,10 +84,7 @@ impl Run<'_> {
             self.measure.outages[outage].arrived += 1;
         }
         if let Some(planner) = &mut self.planner {
-            let needs = needs(&request);
-            let serves = |tier: &usize| decide::skip(&world.tiers[*tier].tier, route.data_class, needs).is_none();
-            let serves = route.steps.iter().map(|tiers| tiers.iter().any(serves));
-            planner.arrived(kind.route, (request.input, request.output), serves);
+            planner.arrived(route);
         }
         let place = self.requests.add(request);
         self.go_on(place);
@@ -123,7 +120,7 @@ impl Run<'_> {
                 }
             }
         }
-        self.finish(place, false);
+        self.finish(place, None);
     }
 
     /// The tier that is asked next. `None`: the path is at its end.
@@ -215,12 +212,12 @@ impl Run<'_> {
         match asked {
             Asked::Flying => {}
             Asked::Said(outcome) if self.takes_in(place, outcome) => self.go_on(place),
-            Asked::Said(_) | Asked::Stop => self.finish(place, false),
+            Asked::Said(_) | Asked::Stop => self.finish(place, None),
         }
     }
 
-    /// A request ends. As at the end of the router's walk.
-    pub(super) fn finish(&mut self, place: u32, accepted: bool) {
+    /// A request ends; `accepted`: by an answer that was. As at the end of the router's walk.
+    pub(super) fn finish(&mut self, place: u32, accepted: Option<End>) {
         let (at, now, world) = (self.clock.now(), self.now(), self.world);
         let Some(request) = self.requests.remove(place) else { return };
         let route = &world.routes[request.kind.route];
@@ -228,7 +225,7 @@ impl Run<'_> {
             request.leave.refused(now).filter(|_| request.progress.rejected).map(|(on_exceeded, _)| on_exceeded);
         let may = decide::may_answer_best(&route.path, route.risk, refused);
         let end = match (request.best, request.last, request.full) {
-            (Some(_), ..) if accepted => End::Accepted,
+            (Some(_), ..) if let Some(accepted) = accepted => accepted,
             (Some(_), ..) if may => End::BestAnswer,
             _ if refused.is_some() => End::Shed("escalation limit"),
             _ if at >= request.deadline => End::Failed("deadline"),

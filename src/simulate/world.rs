@@ -28,6 +28,8 @@ use crate::sizing::input::Asked;
 
 /// All that does not change in a run.
 pub struct World {
+    /// The table.
+    pub table: Arc<RoutingTable>,
     /// Workloads in the policy's order, then Public tiers that requests name.
     pub routes: Vec<Route>,
     /// Tiers by name.
@@ -216,6 +218,7 @@ impl World {
         };
         let clients = table.clients.iter().flatten();
         Ok(Self {
+            table: Arc::new(table.clone()),
             outages: scenario.outages.iter().filter_map(outage).collect(),
             clients: clients.map(|client| limiter(Scope::Client, &client.name, client.limits)).collect(),
             accounts: accounts(table).1,

@@ -152,10 +152,10 @@ impl Site<'_> {
         let before: Vec<Walk<'_>> = (0..self.workloads.len()).map(|w| self.walk(w, decided)).collect();
         let comes_here: Vec<bool> = before.iter().map(|walk| walk.visits.iter().any(|v| self.is_here(v))).collect();
         let mut measures = Measures::default();
-        for (risk, part) in [(Risk::Low, 1.0), (Risk::Medium, 0.5)] {
+        for risk in [Risk::Low, Risk::Medium] {
             let who =
                 self.of_risk(risk).filter(|w| before[*w].visits.iter().any(|v| self.is_here(v) && v.escalated > 0.0));
-            self.relax(&who.collect::<Vec<_>>(), part, decided, &mut measures);
+            self.relax(&who.collect::<Vec<_>>(), risk.part_of_slack(), decided, &mut measures);
         }
         if !self.fits(decided) {
             decided.limited.extend((0..comes_here.len()).filter(|w| comes_here[*w]));

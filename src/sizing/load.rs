@@ -39,6 +39,11 @@ impl Part {
         let dispersion = if part <= 1.0 { 1.0 + part * (index - 1.0) } else { part * index };
         Self { rate, dispersion, window: number(offered.window), takes }
     }
+
+    /// A random part of it.
+    pub fn thinned(&self, part: f64) -> Self {
+        Self { rate: self.rate * part, dispersion: 1.0 + part * (self.dispersion - 1.0), ..*self }
+    }
 }
 
 /// All requests that come to a pool.
@@ -52,12 +57,6 @@ impl Load {
     pub fn rate(&self) -> f64 {
         // A sum of nothing is -0.
         self.parts.iter().map(|part| part.rate).sum::<f64>() + 0.0
-    }
-
-    /// The same with `part` of every stream of `other` besides.
-    pub fn with(&self, other: &Self, part: f64) -> Self {
-        let thin = |p: &Part| Part { rate: p.rate * part, dispersion: 1.0 + part * (p.dispersion - 1.0), ..*p };
-        Self { parts: self.parts.iter().copied().chain(other.parts.iter().map(thin)).collect() }
     }
 
     /// How far the count of a second varies: variances of streams that know nothing of each other add up.

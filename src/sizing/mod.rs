@@ -20,6 +20,7 @@ mod slots;
 pub mod steady;
 #[cfg(test)]
 mod testing;
+pub mod thresholds;
 mod wait;
 
 use std::time::Duration;
@@ -44,7 +45,11 @@ pub fn size(portfolio: &Portfolio) -> Sizes {
     decided.limited = (0..portfolio.workloads.len()).collect();
     let pools = portfolio.pools.iter();
     let pools = pools.map(|(tier, of)| (tier.clone(), pool::plan(portfolio, &walker, tier, of, &decided))).collect();
-    Sizes { pools, accounts }
+    let lowered = decided.relaxed.iter().filter_map(|((workload, step), by)| {
+        let workload = portfolio.workloads.get(*workload)?;
+        Some(((workload.name.clone(), workload.steps.get(*step)?.name.clone()), *by))
+    });
+    Sizes { pools, accounts, lowered: lowered.filter(|(_, by)| *by > 0.0).collect() }
 }
 
 #[cfg(test)]

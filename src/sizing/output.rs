@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::thresholds::Lowered;
 pub use crate::api::sizing::Binding;
 use crate::api::types::Risk;
 
@@ -12,6 +13,8 @@ pub struct Sizes {
     pub pools: BTreeMap<String, PoolSize>,
     /// Accounts by name.
     pub accounts: BTreeMap<String, AccountSize>,
+    /// By how much thresholds must be lowered for all accounts together.
+    pub lowered: Lowered,
 }
 
 /// The size of one pool.

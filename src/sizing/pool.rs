@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::PERIOD;
-use super::flow::{Decided, Visit, Walker};
+use super::flow::{Decided, Visit, Walk, Walker};
 use super::input::{Pool, Portfolio};
 use super::load::{Load, Part, share};
 use super::output::{Band, Binding, Limited, PoolSize, Slots};
@@ -19,11 +19,20 @@ const CERTAIN: f64 = 3.0;
 struct Demand {
     /// By itself.
     own: Load,
-    /// Besides, while the tiers that it is sized against are lost: all that may fall back to it.
-    fallback: Load,
+    /// All that may fall back to it while the tiers that it is sized against are lost, each with the part that comes anyway,
+    /// because their accounts are short.
+    fallback: Vec<(Part, f64)>,
     /// Judged answers of its own a second, and those that gates refuse.
     judged: f64,
     refused: f64,
+}
+
+impl Demand {
+    /// Its own, with `part` of all that may fall back: what comes anyway counts towards that.
+    fn with_fallback(&self, part: f64) -> Load {
+        let more = self.fallback.iter().map(|(of, anyway)| of.thinned((part - anyway).max(0.0)));
+        Load { parts: self.own.parts.iter().copied().chain(more).collect() }
+    }
 }
 
 /// Sizes the pool of a tier.
@@ -32,7 +41,7 @@ pub(super) fn plan(portfolio: &Portfolio, walker: &Walker<'_>, tier: &str, pool:
     let (ceiling, by) = ceiling(pool);
     let mut size = PoolSize {
         own_rate: demand.own.rate(),
-        fallback_rate: demand.fallback.rate(),
+        fallback_rate: demand.fallback.iter().map(|(part, _)| part.rate).sum::<f64>() + 0.0,
         escalation: if demand.judged > 0.0 { demand.refused / demand.judged } else { 0.0 },
         slots: Slots::default(),
         own_replicas: 0,
@@ -64,6 +73,10 @@ fn demand(
     decided: &Decided,
 ) -> Demand {
     let mut demand = Demand::default();
+    // As if the accounts of the tiers that may be lost had room for everything.
+    let mut roomy = decided.clone();
+    let of_lost: Vec<bool> = portfolio.accounts.values().map(|account| !account.tiers.is_disjoint(against)).collect();
+    roomy.cut.retain(|(_, account), _| of_lost.get(*account) != Some(&true));
     for (w, workload) in portfolio.workloads.iter().enumerate() {
         let walk = walker.walk(w, decided, &BTreeSet::new());
         let here = |visit: &&Visit<'_>| visit.tier == tier;
@@ -71,19 +84,22 @@ fn demand(
         for visit in walk.visits.iter().filter(here) {
             demand.own.parts.push(part(visit.rate(), visit));
             if !visit.is_beside() {
-                let by = decided.relaxed.get(&(w, visit.at.0)).copied().unwrap_or_default();
                 demand.judged += visit.rate();
-                demand.refused += visit.rate() * workload.steps[visit.at.0].escalation.relaxed(by);
+                demand.refused += visit.rate() * share(workload.steps[visit.at.0].escalation.ratio);
             }
         }
         if against.is_empty() {
             continue;
         }
+        let roomy = walker.walk(w, &roomy, &BTreeSet::new());
         for visit in walker.walk(w, decided, against).visits.iter().filter(here) {
-            let before = walk.visits.iter().filter(here).find(|known| known.at == visit.at).map_or(0.0, Visit::rate);
-            let more = visit.rate() - before;
+            let rate = |walk: &Walk<'_>| {
+                walk.visits.iter().filter(here).find(|known| known.at == visit.at).map_or(0.0, Visit::rate)
+            };
+            let more = visit.rate() - rate(&roomy);
             if more > 0.0 {
-                demand.fallback.parts.push(part(more, visit));
+                let anyway = (rate(&walk) - rate(&roomy)).clamp(0.0, more) / more;
+                demand.fallback.push((part(more, visit), anyway));
             }
         }
     }
@@ -101,7 +117,7 @@ fn ceiling(pool: &Pool) -> (u32, Binding) {
 fn fill(size: &mut PoolSize, pool: &Pool, target: &Target, demand: &Demand, by: Binding) {
     // A peak is seen one period later at most, and met when a replica has started.
     let start = super::load::number(pool.start) + PERIOD.as_secs_f64();
-    let all = demand.own.with(&demand.fallback, share(pool.asked.absorb));
+    let all = demand.with_fallback(share(pool.asked.absorb));
     let error = CERTAIN * all.error();
     let need = |load: &Load, error: f64| target.slots(load, (burst(load, start) + error).max(0.0));
     let (own_slots, slots) = (need(&demand.own, 0.0), need(&all, 0.0));
@@ -124,7 +140,7 @@ fn fill(size: &mut PoolSize, pool: &Pool, target: &Target, demand: &Demand, by: 
     };
     if replicas > size.ceiling {
         let holds = |part: f64| {
-            let both = demand.own.with(&demand.fallback, share(pool.asked.absorb) * part);
+            let both = demand.with_fallback(share(pool.asked.absorb) * part);
             carried(&both, size.ceiling) >= burst(&both, start)
         };
         let own = demand.own.rate();

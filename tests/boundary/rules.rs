@@ -3,16 +3,18 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 22] = [
+pub const PURE: [&str; 24] = [
     "api",
     "lease",
     "operator/demand",
     "operator/plan",
+    "operator/pressure",
     "operator/status",
     "operator/sync/routers",
     "operator/validate",
     "routing/counts",
     "routing/lent",
+    "routing/misses",
     "routing/packed",
     "routing/table",
     "router/admission/escalations",

@@ -24,14 +24,16 @@ use super::*;
 /// Stands in for a provider: `unsure` is every second answer of the model `small`. Every answer is of 100 tokens of input
 /// and 10 of output.
 #[derive(Clone, Default)]
-struct Provider {
+pub struct Provider {
     asked: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
+    /// Log probabilities of the answers of `small`, in turn. None: it says nothing of that.
+    pub scores: &'static [f64],
 }
 
 impl Provider {
     /// Starts it, and gives its base URL and its certificate, which is signed by itself.
-    async fn start(&self) -> (String, String) {
+    pub async fn start(&self) -> (String, String) {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
         let chain = vec![own.cert.der().clone()];
@@ -63,7 +65,12 @@ impl Provider {
         let small = request["model"] == "small";
         let turn = if small { self.asked.fetch_add(1, Ordering::SeqCst) } else { 0 };
         let text = if turn % 2 == 1 { "unsure" } else { "refund" };
-        let choice = json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"});
+        let mut choice =
+            json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"});
+        if let (true, [_, ..]) = (small, self.scores) {
+            let token = json!({"token": text, "logprob": self.scores[turn % self.scores.len()], "top_logprobs": []});
+            choice["logprobs"] = json!({"content": [token]});
+        }
         let usage = json!({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110});
         let answer = json!({
             "id": "a", "object": "chat.completion", "created": 1, "model": request["model"], "choices": [choice], "usage": usage,
@@ -169,7 +176,10 @@ fn a_status_says_what_requests_came_to_over_restarts_of_routers_and_operators_an
         let (Offered { rate, window, .. }, peak) = offered().unwrap();
         assert!(rate > 0.0 && window > 1.0 && peak >= 59.0 / 300.0, "{rate} in {window} s, peak {peak}");
         let measured = operator.world.measured.demand(&id, |demand| {
-            (demand.escalation("chat", "first"), demand.takes("chat", "large").map(|takes| takes.input_tokens))
+            (
+                demand.escalation("chat", "first").map(|known| known.ratio),
+                demand.takes("chat", "large").map(|takes| takes.input_tokens),
+            )
         });
         assert_eq!(measured, Some((Some(0.5), Some(100.0))));
 

@@ -54,6 +54,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let degraded = context.world.routers.degraded(&key.id, before, Instant::now());
     observed.degraded = degraded.is_some();
     observed.sizing = context.planner.said(&key.id);
+    observed.quota = context.world.pressure.said(&key.id);
     let new = status::tier(&tier, &observed, &outcome, Timestamp::now());
     let told = context.statuses.tell(key, &tier, tier.status.as_ref(), &new);
     ending.after([told, degraded].into_iter().flatten().min())

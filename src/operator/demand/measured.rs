@@ -8,7 +8,7 @@ use super::service::Calls;
 use super::{Demand, Figures, Heard, Stored};
 use crate::operator::observe::cache::Id;
 use crate::routing::counts::Counts;
-use crate::sizing::input::{Offered, Service, Takes};
+use crate::sizing::input::{Escalation, Offered, Service, Takes};
 
 /// All policies and tiers.
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl OfNamespace<'_> {
 
     /// Refused answers of a step over judged ones. `None`: none was judged yet.
     #[must_use]
-    pub fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<f64> {
+    pub fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation> {
         self.measured.demand(&self.id(policy), |demand| demand.escalation(workload, step))?
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let chat = WorkloadCounts {
             offered: 600,
             answered: 600,
-            steps: [("first".to_owned(), Verdicts { judged: 600, failed: 60 })].into(),
+            steps: [("first".to_owned(), Verdicts { judged: 600, failed: 60, ..Verdicts::default() })].into(),
             tiers: [("small".to_owned(), Taken { calls: 600, input: 60_000, output: 12_000, cost: 0 })].into(),
             ..WorkloadCounts::default()
         };
@@ -164,7 +164,7 @@ mod tests {
         let told = measured.of_namespace("ml", now);
         let rate = told.offered("front", "chat", 60.0).rate;
         assert!((1.9..2.1).contains(&rate), "{rate}");
-        assert_eq!(told.escalation("front", "chat", "first"), Some(0.1));
+        assert_eq!(told.escalation("front", "chat", "first").map(|known| known.ratio), Some(0.1));
         let takes = Takes { input_tokens: 100.0, output_tokens: 20.0, variation: 0.0, seconds: 2.0 };
         assert_eq!(told.takes("front", "chat", "small"), Some(takes));
         let Some(Service::Batching { alpha, .. }) = told.service("small", None) else { panic!("a time by tokens") };

@@ -20,7 +20,7 @@ const MOST_PARTS: usize = 64;
 
 /// What is counted of a workload over days.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(u64, u64, u64, u64, u64)", into = "(u64, u64, u64, u64, u64)")]
+#[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Sums {
     /// Requests that clients offered.
     pub offered: u64,
@@ -32,17 +32,25 @@ pub struct Sums {
     pub judged: u64,
     /// Those of them that were refused.
     pub failed: u64,
+    /// Requests that got a refused answer to spare an account.
+    pub under_pressure: u64,
 }
 
-impl From<(u64, u64, u64, u64, u64)> for Sums {
-    fn from((offered, answered, cost, judged, failed): (u64, u64, u64, u64, u64)) -> Self {
-        Self { offered, answered, cost, judged, failed }
+/// In the order of the fields. What is not there, or not known, is left aside: operators of different versions read it.
+impl From<Vec<u64>> for Sums {
+    fn from(numbers: Vec<u64>) -> Self {
+        let at = |place: usize| numbers.get(place).copied().unwrap_or_default();
+        Self { offered: at(0), answered: at(1), cost: at(2), judged: at(3), failed: at(4), under_pressure: at(5) }
     }
 }
 
-impl From<Sums> for (u64, u64, u64, u64, u64) {
+impl From<Sums> for Vec<u64> {
     fn from(sums: Sums) -> Self {
-        (sums.offered, sums.answered, sums.cost, sums.judged, sums.failed)
+        let Sums { offered, answered, cost, judged, failed, under_pressure } = sums;
+        let mut numbers = vec![offered, answered, cost, judged, failed];
+        // Five are what an operator reads that knows of no pressure.
+        numbers.extend((under_pressure > 0).then_some(under_pressure));
+        numbers
     }
 }
 
@@ -55,6 +63,7 @@ impl Sums {
             cost: sum(&mut detail.tiers.values().map(|taken| taken.cost)),
             judged: sum(&mut detail.steps.values().map(|verdicts| verdicts.judged)),
             failed: sum(&mut detail.steps.values().map(|verdicts| verdicts.failed)),
+            under_pressure: counts.under_pressure,
         }
     }
 
@@ -67,6 +76,7 @@ impl Sums {
             cost: with(self.cost, other.cost),
             judged: with(self.judged, other.judged),
             failed: with(self.failed, other.failed),
+            under_pressure: with(self.under_pressure, other.under_pressure),
         }
     }
 }
@@ -247,7 +257,7 @@ impl Detail {
         let verdicts = |(step, new): (&String, &Verdicts)| {
             let old = before.steps.get(step).copied().unwrap_or_default();
             let (judged, failed) = (new.judged.saturating_sub(old.judged), new.failed.saturating_sub(old.failed));
-            (step.clone(), Verdicts { judged, failed })
+            (step.clone(), Verdicts { judged, failed, misses: new.misses.since(&old.misses) })
         };
         let taken = |(tier, new): (&String, &Taken)| {
             let old = before.tiers.get(tier).copied().unwrap_or_default();

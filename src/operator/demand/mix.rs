@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use super::fading::{Fading, Pace};
 use super::meter::Detail;
 use crate::routing::counts::{Taken, Verdicts};
-use crate::sizing::input::Takes;
+use crate::routing::misses::{BINS, ENDS, Misses};
+use crate::sizing::input::{Escalation, Miss, Takes};
 
 /// The last five minutes, or two hundred: by so many a ratio is known to a few hundredths.
 const PACE: Pace = Pace { time: super::arrivals::WINDOW as f64, least: 200.0 };
 
+/// Sums of a step: answers judged, refused, and those refused by the bin of what they missed.
+const STEP: usize = 2 + BINS;
+
 /// Steps and tiers of a workload.
 #[derive(Clone, Debug, Default)]
 pub struct Mix {
-    /// Judged, and refused.
-    steps: BTreeMap<String, Fading<2>>,
+    steps: BTreeMap<String, Fading<STEP>>,
     /// Answers, tokens of input, tokens of output.
     tiers: BTreeMap<String, Fading<3>>,
 }
@@ -33,21 +36,30 @@ impl Mix {
     fn each(
         &mut self,
         detail: &Detail,
-        step: impl Fn(&mut Fading<2>, [f64; 2]),
+        step: impl Fn(&mut Fading<STEP>, [f64; STEP]),
         tier: impl Fn(&mut Fading<3>, [f64; 3]),
     ) {
-        for (name, Verdicts { judged, failed }) in &detail.steps {
-            step(self.steps.entry(name.clone()).or_default(), [*judged, *failed].map(float));
+        for (name, Verdicts { judged, failed, misses: Misses(misses) }) in &detail.steps {
+            let mut sums = [0.0; STEP];
+            let counts = [judged, failed].into_iter().chain(misses);
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum = float(*count));
+            step(self.steps.entry(name.clone()).or_default(), sums);
         }
         for (name, Taken { calls, input, output, cost: _ }) in &detail.tiers {
             tier(self.tiers.entry(name.clone()).or_default(), [*calls, *input, *output].map(float));
         }
     }
 
-    /// Refused answers of a step over judged ones.
+    /// Answers of a step that are refused, and those of them that miss no more than a threshold.
     #[must_use]
-    pub fn escalation(&self, step: &str) -> Option<f64> {
-        self.steps.get(step)?.ratio(1, 0)
+    pub fn escalation(&self, step: &str) -> Option<Escalation> {
+        let sums = self.steps.get(step)?;
+        let mut share = 0.0;
+        let misses = ENDS.iter().enumerate().map(|(bin, end)| {
+            share += sums.ratio(2 + bin, 0).unwrap_or_default();
+            Miss { within: *end, share }
+        });
+        Some(Escalation { ratio: sums.ratio(1, 0)?, misses: misses.collect(), slack: 0.0 })
     }
 
     /// Tokens of a request of a tier.

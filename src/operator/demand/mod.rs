@@ -26,7 +26,7 @@ pub use meter::Sums;
 pub use stored::Stored;
 
 use crate::routing::counts::Counts;
-use crate::sizing::input::{Offered, Takes};
+use crate::sizing::input::{Escalation, Offered, Takes};
 use arrivals::Arrivals;
 use days::Days;
 use meter::{Meter, Since};
@@ -136,9 +136,10 @@ impl Demand {
         self.workloads.get(workload).map_or(0.0, |each| each.days.peak(now))
     }
 
-    /// Answers of a step that its gates refused over those that were judged, 0 to 1. `None`: none was judged yet.
+    /// Answers of a step that its gates refused over those that were judged, 0 to 1, and by how little. `None`: none was
+    /// judged yet.
     #[must_use]
-    pub fn escalation(&self, workload: &str, step: &str) -> Option<f64> {
+    pub fn escalation(&self, workload: &str, step: &str) -> Option<Escalation> {
         self.workloads.get(workload)?.mix.escalation(step)
     }
 

@@ -45,6 +45,43 @@ impl Router {
     }
 }
 
+/// Near misses come from the same reports as verdicts, and fade with them.
+#[test]
+fn near_misses_are_a_part_of_the_answers_that_were_judged() {
+    let (mut demand, mut router) = (Demand::default(), Router::new(1, 0));
+    let press = |router: &mut Router, bin: usize, count: u64| {
+        let workload = router.counts.workloads.get_mut("chat").unwrap();
+        workload.steps.get_mut("first").unwrap().misses.0[bin] += count;
+        workload.under_pressure += count;
+    };
+    router.serve(400);
+    press(&mut router, 0, 40);
+    router.report(&mut demand, "a", 10);
+    let misses = |demand: &Demand| {
+        let known = demand.escalation("chat", "first").unwrap();
+        [0, 2, 11].map(|bin| (known.misses[bin].share * 1e4).round() / 1e4)
+    };
+    assert_eq!(misses(&demand), [0.1, 0.1, 0.1]);
+    router.serve(400);
+    press(&mut router, 2, 80);
+    router.report(&mut demand, "a", 11);
+    // What came a second before weighs a little less.
+    let [near, wider, all] = misses(&demand);
+    assert!((0.049..0.05).contains(&near) && (0.15..0.151).contains(&wider) && wider == all, "{near} {wider} {all}");
+    assert_eq!(figures(&demand).under_pressure, 120);
+    let text = demand.to_store(20).text().unwrap();
+    let restored = Demand::restore(serde_json::from_str(&text).unwrap());
+    assert_eq!(figures(&restored), figures(&demand));
+}
+
+/// An operator that knew of no pressure wrote five numbers.
+#[test]
+fn figures_that_an_older_operator_wrote_are_read() {
+    let sums: Sums = serde_json::from_str("[5,4,3,2,1]").unwrap();
+    assert_eq!(sums, Sums { offered: 5, answered: 4, cost: 3, judged: 2, failed: 1, under_pressure: 0 });
+    assert_eq!(serde_json::to_string(&sums).unwrap(), "[5,4,3,2,1]");
+}
+
 fn figures(demand: &Demand) -> Sums {
     demand.figures().get("chat").map(|figures| figures.0).unwrap_or_default()
 }
@@ -125,7 +162,7 @@ proptest! {
         prop_assert!(figures.failed <= served / 4 && figures.failed + 100 >= served / 4, "{figures:?}");
         if served > 0 {
             // Unless every process that served is gone, and the operator too that heard it.
-            let ratio = demand.escalation("chat", "first").unwrap_or(0.25);
+            let ratio = demand.escalation("chat", "first").map_or(0.25, |known| known.ratio);
             prop_assert!((0.0..=1.0).contains(&ratio));
             let known = demand.takes("chat", "small");
             let takes = known.unwrap_or(Takes { input_tokens: 100.0, output_tokens: 20.0, ..Takes::default() });

@@ -10,7 +10,7 @@ pub mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::api::sizing::SizingStatus;
+use crate::api::sizing::{QuotaStatus, SizingStatus};
 use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::operator::demand::Figures;
@@ -38,6 +38,8 @@ pub struct Observed {
     pub reports: Option<Reports>,
     /// What is said of how many replicas the tier that is looked at needs. `None`: nothing yet.
     pub sizing: Option<SizingStatus>,
+    /// What is said of how the quota of its account stands. `None`: nothing yet.
+    pub quota: Option<QuotaStatus>,
     /// Whether a router says of the tier that is looked at that it does not answer, or said so a short while ago.
     pub degraded: bool,
     /// How the budgets of that policy stand, by their keys. `None`: this operator does not keep them.

@@ -22,6 +22,7 @@ use crate::lease::budget::book::Standing;
 use crate::operator::demand::measured::Measured;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
+use crate::operator::pressure::Pressure;
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
 use crate::routing::packed::unpack;
@@ -49,6 +50,8 @@ pub struct World {
     pub routers: Routers,
     /// What this operator has measured, of the policies whose books it keeps.
     pub measured: Measured,
+    /// What is done while accounts are short, of the namespaces that this operator leads.
+    pub pressure: Pressure,
     /// How budgets stand, of the policies whose books this operator keeps.
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }

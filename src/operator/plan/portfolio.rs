@@ -7,6 +7,7 @@ use crate::api::ModelTier;
 use crate::api::escalation_path::{Direction, Entry, FailoverReason};
 use crate::operator::validate::{self, Wanted};
 use crate::routing::RoutingTable;
+use crate::routing::decide;
 use crate::routing::table::{self, Check, Path, Tier};
 use crate::sizing::input::{
     Account, Beside, Escalation, Offered, Pool, Portfolio, Quota, Service, Step, Takes, Workload,
@@ -22,8 +23,8 @@ const HEDGED: f64 = 0.05;
 pub trait Known {
     /// What clients offer to a workload of a policy, with its dispersion over so many seconds.
     fn offered(&self, policy: &str, workload: &str, seconds: f64) -> Offered;
-    /// Refused answers of a step over judged ones.
-    fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<f64>;
+    /// Refused answers of a step over judged ones, and by how little they were.
+    fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation>;
     /// What a request of a workload takes of a tier.
     fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes>;
     /// How long a tier takes, with so many requests at a time at most in a replica.
@@ -43,8 +44,7 @@ pub fn portfolio(
         for workload in &table.workloads {
             let Some(path) = table.paths.get(&workload.path) else { continue };
             let of = Of { policy, table, workload, path };
-            let name = if one { workload.name.clone() } else { format!("{policy}/{}", workload.name) };
-            portfolio.workloads.push(of.workload(name, known));
+            portfolio.workloads.push(of.workload(called(one, policy, &workload.name), known));
         }
         for (name, tier) in &table.tiers {
             let Some(account) = &tier.account else { continue };
@@ -60,6 +60,12 @@ pub fn portfolio(
         }
     }
     portfolio
+}
+
+/// How a workload is called in the portfolio of a namespace with one policy, or several.
+#[must_use]
+pub fn called(one: bool, policy: &str, workload: &str) -> String {
+    if one { workload.to_owned() } else { format!("{policy}/{workload}") }
 }
 
 /// A workload of a table.
@@ -96,16 +102,15 @@ impl Of<'_> {
         let tiers: Vec<String> = step.tiers.iter().filter(|tier| self.may_see(tier)).cloned().collect();
         let takes = self.takes(tiers.first()?, known);
         let refused = known.escalation(self.policy, &self.workload.name, &step.name);
+        let refused = refused.filter(|_| !step.accept.is_empty()).unwrap_or_default();
+        let slack = self.path.slack.filter(|_| decide::may_give_way(self.path, i)).unwrap_or_default();
         Some(Step {
             name: step.name.clone(),
             tiers,
             entry: step.entry,
             eligible: 1.0,
             takes,
-            escalation: Escalation {
-                ratio: if step.accept.is_empty() { 0.0 } else { refused.unwrap_or_default() },
-                ..Escalation::default()
-            },
+            escalation: Escalation { slack, ..refused },
             beside: self.beside(i, takes, known),
         })
     }

@@ -33,15 +33,20 @@ fn said(name: &str, figures: Figures) -> WorkloadStatus {
     let ratio = figures.escalation_ratio().map(|thousandths| Ratio(decimal(thousandths_to_nanos(thousandths)).0));
     WorkloadStatus {
         name: name.to_owned(),
-        requests: i64::try_from(three_digits(figures.0.offered)).unwrap_or(i64::MAX),
+        requests: count(figures.0.offered),
         cost_per_transaction: money(figures),
         escalation_ratio: ratio,
+        accepted_under_pressure: (figures.0.under_pressure > 0).then(|| count(figures.0.under_pressure)),
     }
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(three_digits(number)).unwrap_or(i64::MAX)
 }
 
 fn money(figures: Figures) -> Option<Decimal> {
     let nanos = figures.cost_per_transaction()?;
-    Some(decimal(i64::try_from(three_digits(nanos)).unwrap_or(i64::MAX)))
+    Some(decimal(count(nanos)))
 }
 
 fn thousandths_to_nanos(thousandths: u64) -> i64 {
@@ -85,7 +90,15 @@ mod tests {
 
     #[test]
     fn what_was_measured_is_said_of_every_workload_and_else_what_was_said_before() {
-        let sums = Sums { offered: 12_345, answered: 10_000, cost: 4_236_000_000, judged: 9_000, failed: 1_600 };
+        let under_pressure = 1_234;
+        let sums = Sums {
+            offered: 12_345,
+            answered: 10_000,
+            cost: 4_236_000_000,
+            judged: 9_000,
+            failed: 1_600,
+            under_pressure,
+        };
         let public = Sums { offered: 10_000, answered: 10_000, cost: 0, ..Sums::default() };
         let known = [("chat", sums), ("gone", Sums::default()), ("tier/large", public)];
         let known = known.map(|(name, sums)| (name.to_owned(), Figures(sums))).into();
@@ -94,7 +107,8 @@ mod tests {
         assert_eq!(
             said,
             json!([
-                {"name": "chat", "requests": 12_300, "costPerTransaction": "0.000424", "escalationRatio": "0.177"},
+                {"name": "chat", "requests": 12_300, "costPerTransaction": "0.000424", "escalationRatio": "0.177",
+                 "acceptedUnderPressure": 1_230},
                 {"name": "intent", "requests": 0},
             ])
         );

@@ -7,11 +7,11 @@ use super::write::{FIGURES, LONGEST, Status as _, Write, decide};
 use super::*;
 use crate::api::conditions::{
     REASON_APPLY_FAILED, REASON_CONFLICT, REASON_ENOUGH_REPLICAS, REASON_INVALID, REASON_NOT_MEASURED,
-    REASON_PROGRAMMED, REASON_PROPAGATING, REASON_REF_NOT_FOUND, REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS,
-    RECONCILING, SIZED, STALLED,
+    REASON_PROGRAMMED, REASON_PROPAGATING, REASON_QUOTA_FITS, REASON_QUOTA_SHORT, REASON_REF_NOT_FOUND,
+    REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS, RECONCILING, SIZED, STALLED, WITHIN_QUOTA,
 };
 use crate::api::routing_policy::BudgetStatus;
-use crate::api::sizing::{Binding, SizingStatus};
+use crate::api::sizing::{Binding, Measure, QuotaStatus, SizingStatus};
 use crate::api::types::Decimal;
 
 fn a_tier(replicas: i32) -> ModelTier {
@@ -369,6 +369,41 @@ fn sizing(binding: Binding) -> SizingStatus {
         binding,
         message: "4 replicas".to_owned(),
     }
+}
+
+#[test]
+fn within_quota_says_whether_an_account_is_short_where_there_is_a_quota() {
+    let mut tier = a_tier(1);
+    tier.spec.pool = None;
+    let provider = json!({
+        "api": "OpenAI", "baseURL": "https://vast.test/v1", "credential": {"secretKeyRef": {"name": "s", "key": "k"}}
+    });
+    tier.spec.provider = serde_json::from_value(provider).expect("a provider");
+    let quota = |needed: &str, measures: &[Measure]| QuotaStatus {
+        needed: needed.into(),
+        measures: measures.to_vec(),
+        message: "a sentence".to_owned(),
+    };
+    let status = |tier: &ModelTier, outcome: &Outcome, quota: Option<QuotaStatus>| {
+        super::tier(tier, &Observed { quota, ..Observed::default() }, outcome, at(0))
+    };
+    let fine = Outcome::default();
+    let of =
+        |status: &ModelTierStatus| status.quota.is_some() || status.conditions.iter().any(|c| c.type_ == WITHIN_QUOTA);
+    assert!(!of(&status(&tier, &fine, Some(quota("2.00", &[Measure::Shed])))), "it has none");
+    let limit = serde_json::from_value(json!({"requestsPerMinute": 60})).expect("a quota");
+    tier.spec.provider.as_mut().expect("a provider").quota = Some(limit);
+    assert!(!of(&status(&tier, &fine, None)), "nothing was asked of it");
+    says(&status(&tier, &fine, Some(quota("0.70", &[]))).conditions, WITHIN_QUOTA, "True", REASON_QUOTA_FITS);
+    let short = status(&tier, &fine, Some(quota("1.20", &[Measure::ThresholdsLowered])));
+    says(&short.conditions, WITHIN_QUOTA, "False", REASON_QUOTA_SHORT);
+    // An operator that has just begun to lead has measured nothing: what was said stands.
+    tier.status = Some(short.clone());
+    assert_eq!(status(&tier, &fine, None).quota, short.quota);
+    says(&status(&tier, &fine, None).conditions, WITHIN_QUOTA, "False", REASON_QUOTA_SHORT);
+    let invalid = Invalid { condition: ACCEPTED, reason: REASON_INVALID, message: "wrong".into() };
+    let refused = Outcome { invalid: Some(invalid), ..Outcome::default() };
+    says(&status(&tier, &refused, None).conditions, WITHIN_QUOTA, "Unknown", REASON_NOT_ACCEPTED);
 }
 
 #[test]

@@ -107,6 +107,7 @@ impl Desk {
             let router = RouterId { namespace, policy, pod: report.pod.clone(), incarnation: report.incarnation };
             self.lending.answer(&router, claims, &self.world, leader)
         });
+        let lowered = leader.then(|| self.world.pressure.lowered(&caller.policy)).flatten();
         // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
@@ -114,7 +115,7 @@ impl Desk {
         let tiers = news.tiers.iter().map(|tier| Key::new(Kind::Tier, &caller.policy.0, tier));
         let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
         self.queue.add_all(tiers.chain(policy));
-        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, leases })
+        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, lowered, leases })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::api::types::{Duration, LocalRef, ModelClass};
 use crate::api::{EscalationPath, ModelTier};
 use crate::operator::observe::Observed;
 use crate::router::gates::CompiledGate;
+use crate::routing::decide;
 use crate::routing::table::{self, Check, Gate};
 
 /// Tiers that steps can resolve to, with their entries in the table.
@@ -92,7 +93,7 @@ pub(super) fn resolve(
     let mut failover_on = spec.failover.reasons.clone();
     failover_on.sort_unstable();
     failover_on.dedup();
-    let value = table::Path {
+    let mut value = table::Path {
         steps,
         deadline_ms: positive(&mut problems, "spec.deadline", &spec.deadline),
         // Nine digits before the point fit: 1e9 * 1e9 < 2^64.
@@ -106,9 +107,11 @@ pub(super) fn resolve(
         sticky: spec.sticky.as_ref().map(|sticky| compile_sticky(&mut problems, sticky)),
         escalation_limit: spec.escalation_limit.as_ref().map(|limit| escalation_limit(&mut problems, limit)),
         hedge: spec.hedge.as_ref().and_then(|hedge| compile_hedge(&mut problems, hedge, &spec.steps)),
+        slack: None,
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
+    value.slack = spec.pressure.as_ref().and_then(|pressure| compile_pressure(&mut problems, pressure, &value));
     problems.into_result(ACCEPTED, Valid { value, unresolved: waiting.into_invalid(RESOLVED_REFS) })
 }
 
@@ -137,6 +140,20 @@ fn escalation_limit(problems: &mut Problems, limit: &api::EscalationLimit) -> ta
         window_ms,
         on_exceeded: limit.on_exceeded,
     }
+}
+
+fn compile_pressure(problems: &mut Problems, pressure: &api::Pressure, path: &table::Path) -> Option<f64> {
+    if !(0..path.steps.len()).any(|step| decide::may_give_way(path, step)) {
+        let problem = "needs a step with a confidence gate that is not required, without agreement and judge, and a \
+                       later step that is entered Always";
+        problems.add(REASON_INVALID, "spec.pressure", problem);
+    }
+    let nanos = problems.parsed("spec.pressure.slack", pressure.slack.nanos());
+    if !(1..=4_000_000_000).contains(&nanos) {
+        let problem = format!("{} must be above 0 and at most 4", pressure.slack.0);
+        problems.add(REASON_INVALID, "spec.pressure.slack", problem);
+    }
+    pressure.slack.0.parse().ok()
 }
 
 fn compile_hedge(problems: &mut Problems, hedge: &api::Hedge, steps: &[api::Step]) -> Option<table::Hedge> {
@@ -216,6 +233,7 @@ pub(super) fn single(tier: &str) -> table::Path {
         sticky: None,
         escalation_limit: None,
         hedge: None,
+        slack: None,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

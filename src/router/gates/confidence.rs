@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::Finding;
 use super::leaves::leaves;
-use crate::api::escalation_path::{ConfidenceMeasure, ConfidenceScope};
+use crate::api::escalation_path::{ConfidenceMeasure, ConfidenceScope, OnMissing};
 use crate::router::answer::{Choice, Token, Tokens};
 
 #[derive(Debug)]
@@ -56,6 +56,15 @@ impl Confidence {
             Ok(score) => {
                 Finding { score: Some(score), ..Finding::pass_if(score >= self.at_least, "below the threshold") }
             }
+        }
+    }
+
+    /// How far a choice is below the threshold; 0 if it passes. `None`: there is no score.
+    pub(super) fn missed(&self, choice: &Choice, on_missing: OnMissing) -> Option<f64> {
+        match self.score(choice) {
+            Ok(score) if score.is_nan() => None,
+            Ok(score) => Some((self.at_least - score).max(0.0)),
+            Err(_) => (on_missing == OnMissing::Accept).then_some(0.0),
         }
     }
 

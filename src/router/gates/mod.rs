@@ -25,6 +25,7 @@ mod grade;
 mod grounded;
 mod json_schema;
 mod leaves;
+mod near_miss;
 mod satisfiable;
 mod schema_size;
 mod text_match;
@@ -41,6 +42,7 @@ pub use context::RequestContext;
 pub use expression::MAX_EXPRESSION_BYTES;
 pub use grade::{Grade, REPLY_TOKENS};
 pub use json_schema::{MAX_REQUEST_SCHEMA_BYTES, validate_request_schema};
+pub use near_miss::near_miss;
 pub use schema_size::MAX_SUBSCHEMAS;
 
 use context::Content;
@@ -158,6 +160,8 @@ impl Finding {
 }
 
 impl CompiledGate {
+    const CONFIDENCE: &'static str = "confidence";
+
     /// Compiles a gate of a table.
     ///
     /// # Errors
@@ -203,7 +207,7 @@ impl CompiledGate {
             Kind::FinishReason(_) => "finishReason",
             Kind::Match(gate) if gate.wanted => "match",
             Kind::Match(_) => "notMatch",
-            Kind::Confidence(_) => "confidence",
+            Kind::Confidence(_) => Self::CONFIDENCE,
             Kind::Grounded(_) => "grounded",
             Kind::JsonSchema(_) => "jsonSchema",
             Kind::Expression(_) => "expression",

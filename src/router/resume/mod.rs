@@ -114,11 +114,12 @@ fn settle(trace: &mut Trace<'_>, live: &mut Live, upstream: &Upstream, end: End,
 /// The broken part and the rest are two legs of the same step.
 fn taken_up(trace: &mut Trace<'_>) {
     let Some(broken) = trace.0.last_mut() else { return };
-    broken.ending = Ending::Failed("StreamBroken");
+    let ending = std::mem::replace(&mut broken.ending, Ending::Failed("StreamBroken"));
     let prompt = broken.usage.prompt.saturating_add(broken.usage.completion);
     let rest = StepTrace {
-        ending: Ending::Accepted,
+        ending,
         verdicts: broken.verdicts.clone(),
+        missed: broken.missed,
         usage: Usage { prompt, ..Usage::default() },
         ..StepTrace::new(broken.leg)
     };

@@ -10,8 +10,8 @@ mod peer;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ClientConfig;
@@ -22,7 +22,8 @@ use tokio::task::AbortHandle;
 
 use super::Shared;
 use super::control::Standing;
-use crate::routing::report::{FORMAT_VERSION, Report};
+use super::gives_way::Lowered;
+use crate::routing::report::{FORMAT_VERSION, Reply, Report};
 use crate::routing::table::{self, SyncAddress};
 use lending::Lending;
 
@@ -56,9 +57,22 @@ struct Reporter {
     stopping: watch::Receiver<bool>,
     shared: Arc<Shared>,
     lending: Lending,
+    lowered: Mutex<Lowered>,
 }
 
 impl Reporter {
+    /// Sets thresholds by what the leader says, or by what it said last.
+    fn lower(&self, reply: Option<&Reply>) {
+        let mut lowered = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(said) = reply.filter(|reply| reply.leader).and_then(|reply| reply.lowered.as_ref()) {
+            lowered.hear(said, now);
+        }
+        if let Some(snapshot) = self.shared.snapshot.load().as_ref() {
+            lowered.apply(snapshot.routes.all(), now);
+        }
+    }
+
     fn report(&self, to: SocketAddr) -> Report {
         let Standing { hash, refused, problems, sync: _ } = self.standing.borrow().clone();
         let in_flight = u64::try_from(self.shared.metrics.in_flight.get()).unwrap_or_default();
@@ -105,6 +119,7 @@ pub async fn run(
         stopping,
         shared,
         lending: Lending::new(Instant::now()),
+        lowered: Mutex::default(),
     });
     let mut standing = standing;
     let mut operators = Operators { reporter, sync: None, target: None, peers: HashMap::new() };
@@ -112,6 +127,7 @@ pub async fn run(
         let wanted = standing.borrow_and_update().sync.clone();
         operators.follow(wanted);
         operators.look_up().await;
+        operators.reporter.lower(None);
         tokio::select! {
             () = tokio::time::sleep(LOOK_UP) => {}
             changed = standing.changed() => if changed.is_err() { return },

@@ -58,6 +58,7 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
             Ok((kept, reply)) => {
                 connection = Some(kept);
                 reporter.shared.budgets.apply(&reply.budgets, Instant::now());
+                reporter.lower(Some(&reply));
                 let soon = reporter.lending.answered(at, &reply, &reporter.shared);
                 if reply.next_ms > 0 {
                     every = Duration::from_millis(reply.next_ms).clamp(BETWEEN.0, BETWEEN.1);

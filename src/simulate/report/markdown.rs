@@ -52,14 +52,15 @@ fn compared(out: &mut String, runs: &[Found]) -> std::fmt::Result {
     writeln!(out, "| | cost | per 1,000 answers | p50 | p99 | answered | 429 | failed |")?;
     writeln!(out, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
     for Found { name, total, .. } in runs {
-        let Total { cost, cost_per_answer, latency, arrived, shed, failed, accepted, best_answer } = total;
+        let Total { cost, cost_per_answer, latency, arrived, shed, failed, accepted, under_pressure, best_answer } =
+            total;
         writeln!(
             out,
             "| {name} | {cost:.2} | {} | {} | {} | {} | {} | {} |",
             cost_per_answer.map_or("-".to_owned(), |cost| format!("{:.3}", cost * 1_000.0)),
             time(latency.p50),
             time(latency.p99),
-            part(accepted + best_answer, *arrived),
+            part(accepted + under_pressure + best_answer, *arrived),
             part(*shed, *arrived),
             part(*failed, *arrived),
         )?;
@@ -75,15 +76,15 @@ fn workloads(out: &mut String, run: &Found) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "| | risk | requests | accepted | best answer | 429 | failed | cost | p50 | p99 | alone p50 | p99 |"
+        "| | risk | requests | accepted | under pressure | best answer | 429 | failed | cost | p50 | p99 | alone p50 | p99 |"
     )?;
-    writeln!(out, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+    writeln!(out, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
     for found in &run.workloads {
-        let Total { arrived, accepted, best_answer, cost, latency, .. } = &found.total;
+        let Total { arrived, accepted, under_pressure, best_answer, cost, latency, .. } = &found.total;
         let Percentiles { p50, p99, .. } = found.alone;
         writeln!(
             out,
-            "| {} | {} | {arrived} | {accepted} | {best_answer} | {} | {} | {cost:.2} | {} | {} | {} | {} |",
+            "| {} | {} | {arrived} | {accepted} | {under_pressure} | {best_answer} | {} | {} | {cost:.2} | {} | {} | {} | {} |",
             found.name,
             found.risk,
             by(&found.shed_by),

@@ -64,7 +64,7 @@ pub struct Found {
     pub events: u64,
 }
 
-/// Requests and what became of them. `arrived` is always the sum of the next four.
+/// Requests and what became of them. `arrived` is always the sum of the next five.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Total {
@@ -72,6 +72,8 @@ pub struct Total {
     pub arrived: u64,
     /// With an answer that passed its gates.
     pub accepted: u64,
+    /// With one that missed a threshold which was lowered because an account was short.
+    pub under_pressure: u64,
     /// With the best answer of those that did not.
     pub best_answer: u64,
     /// 429.
@@ -200,15 +202,18 @@ pub fn found(name: &str, world: &World, played: &Played) -> Found {
         })
         .collect();
     let mut sum = Total { latency: Percentiles::from(&measure.latency), cost: pools, ..Total::default() };
-    for Total { arrived, accepted, best_answer, shed, failed, cost, .. } in workloads.iter().map(|found| &found.total) {
+    for Total { arrived, accepted, under_pressure, best_answer, shed, failed, cost, .. } in
+        workloads.iter().map(|found| &found.total)
+    {
         sum.arrived += arrived;
         sum.accepted += accepted;
+        sum.under_pressure += under_pressure;
         sum.best_answer += best_answer;
         sum.shed += shed;
         sum.failed += failed;
         sum.cost += cost;
     }
-    sum.cost_per_answer = per(sum.cost, sum.accepted + sum.best_answer);
+    sum.cost_per_answer = per(sum.cost, sum.accepted + sum.under_pressure + sum.best_answer);
     let outages = world.outages.iter().zip(&measure.outages).zip(&played.promises);
     Found {
         name: name.to_owned(),
@@ -233,6 +238,7 @@ fn total(tally: &Tally) -> Total {
     Total {
         arrived: tally.arrived,
         accepted: tally.accepted,
+        under_pressure: tally.under_pressure,
         best_answer: tally.best_answer,
         shed: tally.shed.values().sum(),
         failed: tally.failed.values().sum(),
