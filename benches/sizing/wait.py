@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Compare the wait for a slot that `smallfirst plan` predicts with the one at a real llama.cpp server.
 
-    benches/sizing/wait.py --smallfirst target/release/smallfirst [--requests 1500]
+    benches/sizing/wait.py --smallfirst target/release/smallfirst [--requests 800]
 
-A server with 1, 2 and 4 slots, each first asked by as many clients as it has slots and fewer: from these calls the
-operator's own estimator finds S(b). Then requests come by chance (Poisson) at three rates, and the server's own timings
-say when it began with each; what is before that is the wait. About half an hour; its end is a table, and
-target/bench/sizing-wait.json. Exit code 1: a prediction is further off than 25 %.
+A server with 1, 2 and 4 slots gets requests by chance (Poisson) at three rates. From those calls, counted as a router counts
+them, the operator's own estimator finds S(b), as it does of live traffic; and the server's own timings say when it began
+with each: what is before that is the wait. About twenty minutes; its end is target/bench/sizing-wait.json. Exit code 1: a
+prediction is further off than 25 %.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Call:
     # From sending it to the end of its answer, and what of it the server worked on it.
     seconds: float
     worked: float
+    # Requests in flight meanwhile, as a router counts them: the mean of its beginning and its end, rounded up.
+    concurrency: int
 
     @property
     def wait(self) -> float:
@@ -82,9 +84,13 @@ class Engine:
         stack.callback(process.wait)
         stack.callback(process.kill)
         rig.until(lambda: bool(rig.get(f"http://127.0.0.1:{self.port}/health")), "an engine", 120)
+        self.lock, self.in_flight, self.calls = threading.Lock(), 0, []
 
-    def ask(self, output: int) -> Call:
+    def ask(self, output: int) -> None:
         asked = {"prompt": "The river", "max_tokens": output, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
+        with self.lock:
+            self.in_flight += 1
+            at_first = self.in_flight
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         begin = time.monotonic()
         connection.request("POST", "/v1/completions", json.dumps(asked), {"content-type": "application/json"})
@@ -93,7 +99,16 @@ class Engine:
         connection.close()
         usage, timings = answer["usage"], answer["timings"]
         worked = (timings["prompt_ms"] + timings["predicted_ms"]) / 1000
-        return Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked)
+        with self.lock:
+            concurrency = (at_first + self.in_flight + 1) // 2
+            self.in_flight -= 1
+            self.calls.append(Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked, concurrency))
+
+    def taken(self) -> list[Call]:
+        """The calls since the last time."""
+        with self.lock:
+            calls, self.calls = self.calls, []
+        return calls
 
 
 def length(chance: random.Random, mean: float = 6) -> int:
@@ -101,42 +116,39 @@ def length(chance: random.Random, mean: float = 6) -> int:
     return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))
 
 
-def closed(engine: Engine, clients: int, calls: int, seed: int) -> list[Call]:
-    """So many clients, each with its next question after an answer."""
-    made: list[Call] = []
+def full(engine: Engine, slots: int, calls: int = 60) -> tuple[float, list[Call]]:
+    """Requests a second with every slot busy, and nobody waiting: a client a slot, each asking again after an answer."""
 
     def client(number: int) -> None:
-        chance = random.Random(seed * 100 + number)
-        for _ in range(calls // clients):
-            made.append(engine.ask(length(chance)))
+        chance = random.Random(number)
+        for _ in range(calls):
+            engine.ask(length(chance))
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(slots)]
+    begin = time.monotonic()
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    return made
+    made = engine.taken()
+    return len(made) / (time.monotonic() - begin), made
 
 
 def opened(engine: Engine, rate: float, calls: int, seed: int) -> list[Call]:
     """Requests by chance: exponential times between them, whether earlier ones were answered or not."""
-    chance, made, threads = random.Random(seed), [], []
+    chance, threads = random.Random(seed), []
     due = time.monotonic()
     for _ in range(calls):
         due += chance.expovariate(rate)
         time.sleep(max(0.0, due - time.monotonic()))
-        thread = threading.Thread(target=lambda output=length(chance): made.append(engine.ask(output)))
-        thread.start()
-        threads.append(thread)
+        threads.append(threading.Thread(target=engine.ask, args=(length(chance),)))
+        threads[-1].start()
     [thread.join() for thread in threads]
-    return made
+    return engine.taken()
 
 
-def fitted(program: Path, by_clients: dict[int, list[Call]]) -> dict[str, float]:
-    lines = [
-        json.dumps({"concurrency": clients, "input": c.input, "output": c.output, "seconds": c.seconds})
-        for clients, calls in by_clients.items()
-        for c in calls
-    ]
-    ran = subprocess.run([program], input="\n".join(lines), check=True, text=True, stdout=subprocess.PIPE)
+def fitted(program: Path, slots: int, calls: list[Call]) -> dict[str, float]:
+    """By the operator's estimator: gamma, alpha, beta."""
+    lines = [json.dumps({"concurrency": c.concurrency, "input": c.input, "output": c.output, "seconds": c.seconds}) for c in calls]
+    ran = subprocess.run([program, str(slots)], input="\n".join(lines), check=True, text=True, stdout=subprocess.PIPE)
     return json.loads(ran.stdout)
 
 
@@ -155,13 +167,6 @@ def predicted(smallfirst: Path, folder: Path, slots: int, fit: dict[str, float],
     return float(found.group(1))
 
 
-def most(fit: dict[str, float], slots: int, calls: list[Call]) -> float:
-    """Requests a second that the server does with all slots busy."""
-    output, taken = (statistics.fmean(getattr(c, name) for c in calls) for name in ("output", "input"))
-    seconds = fit["gamma"] * taken + output * (fit["alpha"] + fit["beta"] * slots)
-    return slots / seconds
-
-
 def percentile(values: list[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(PERCENTILE * 100) - 1]
 
@@ -175,7 +180,7 @@ def spread(values: list[float], parts: int = 10) -> float:
 
 def main() -> None:
     parser = rig.parser(__doc__)
-    parser.add_argument("--requests", type=int, default=1500, help="of each load (default: 1500)")
+    parser.add_argument("--requests", type=int, default=800, help="of each load (default: 800)")
     parser.add_argument("--slots", type=int, nargs="*", default=SLOTS, help="of the server (default: 1 2 4)")
     args: argparse.Namespace = parser.parse_args()
     fit_program = rig.build(args.profile, "fit")["fit"]
@@ -185,22 +190,19 @@ def main() -> None:
     for slots in args.slots:
         with ExitStack() as stack:
             engine = Engine(stack, slots)
-            closed(engine, slots, 20 * slots, 0)
-            by_clients = {clients: closed(engine, clients, 240, clients) for clients in range(1, slots + 1)}
-            fit = fitted(fit_program, by_clients)
-            capacity = most(fit, slots, by_clients[slots])
-            print(f"{slots} slots: S(b) by {fit}, {capacity:.1f} requests/s at most", flush=True)
+            full(engine, slots, 10)
             for seed, load in enumerate(LOADS):
-                calls = opened(engine, load * capacity, args.requests, 1000 * slots + seed)
-                waits = [call.wait for call in calls]
-                expected = predicted(args.smallfirst, folder, slots, fit, load * capacity, calls)
-                measured = percentile(waits)
-                row = {"slots": slots, "load": load, "rate": load * capacity, "predicted": expected, "measured": measured}
+                most, before = full(engine, slots)
+                rate = load * most
+                calls = opened(engine, rate, args.requests, 1000 * slots + seed)
+                waits, fit = [call.wait for call in calls], fitted(fit_program, slots, before + calls)
+                expected, measured = predicted(args.smallfirst, folder, slots, fit, rate, calls), percentile(waits)
+                row = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured}
                 row |= {"error": spread(waits), "off": expected / measured - 1, "requests": len(calls), "fit": fit}
                 rows.append(row)
                 print(
-                    f"  load {load}: p95 wait {measured * 1000:.0f} ms measured (standard error {row['error'] * 1000:.0f}), "
-                    f"{expected * 1000:.0f} predicted: {row['off'] * 100:+.0f} %",
+                    f"{slots} slots, {rate:.2f} requests/s ({load}): p95 wait {measured * 1000:.0f} ms measured "
+                    f"(standard error {row['error'] * 1000:.0f}), {expected * 1000:.0f} predicted: {row['off'] * 100:+.0f} %",
                     flush=True,
                 )
     machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
