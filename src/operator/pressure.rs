@@ -70,13 +70,16 @@ impl Pressure {
         let mut said = std::mem::take(&mut state.said);
         let mut news = Vec::new();
         for (account, of) in &portfolio.accounts {
-            let Some(new) = worst(&state.recent, account).and_then(status) else { continue };
+            let Some((new, asked)) = worst(&state.recent, account).map(status) else { continue };
             let declared = |name: &&String| {
                 tiers.get(*name).is_some_and(|tier| tier.spec.provider.as_ref().is_some_and(|p| p.quota.is_some()))
             };
             for name in of.tiers.iter().filter(declared) {
                 let stored = || Some((tiers.get(name)?.status.as_ref()?.quota.clone()?, Duration::ZERO));
                 let before = said.remove(name).or_else(stored);
+                if before.is_none() && !asked {
+                    continue;
+                }
                 let standing = before.filter(|(old, since)| !is_news(old, &new, now.saturating_sub(*since)));
                 if standing.is_none() {
                     news.push((namespace.to_owned(), name.clone()));
@@ -153,14 +156,15 @@ fn measures(size: &AccountSize) -> Vec<Measure> {
     taken.into_iter().filter_map(|(measure, none)| (!none).then_some(measure)).collect()
 }
 
-/// What is said of an account. `None`: nothing is asked of it.
-fn status(size: &AccountSize) -> Option<QuotaStatus> {
-    let needed =
-        size.quotas.iter().map(|quota| quota.needed() / quota.usable().max(f64::MIN_POSITIVE)).fold(0.0, f64::max);
-    let needed = needed.min(1e6);
+/// What is said of an account, and whether anything is asked of it.
+fn status(size: &AccountSize) -> (QuotaStatus, bool) {
+    let needed = size.quotas.iter().map(|quota| quota.needed() / quota.usable().max(f64::MIN_POSITIVE));
+    let needed = needed.fold(0.0, f64::max).min(1e6);
     let mut message = size.sentence.clone();
     crate::operator::status::cut(&mut message);
-    (needed > 0.0).then(|| QuotaStatus { needed: Decimal(format!("{needed:.2}")), measures: measures(size), message })
+    // A reserve is kept free whether anybody asks or not.
+    let asked = size.quotas.iter().any(|quota| quota.direct + quota.escalated + quota.beside > 0.0);
+    (QuotaStatus { needed: Decimal(format!("{needed:.2}")), measures: measures(size), message }, asked)
 }
 
 /// Whether a person should be told: what is done is something else, or the numbers are, and were not said lately.
