@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::observe::Observed;
 use super::observe::cache::Id;
 use super::plan::portfolio::called;
-use crate::api::ModelTier;
 use crate::api::sizing::{Measure, QuotaStatus};
 use crate::api::types::Decimal;
 use crate::routing::RoutingTable;
@@ -49,16 +49,10 @@ impl Pressure {
 
     /// Takes in how the accounts of a namespace stand, `now` since any moment. Gives the tiers of which there is something
     /// new to say.
-    pub fn look(
-        &self,
-        namespace: &str,
-        (tables, tiers): (&BTreeMap<String, Arc<RoutingTable>>, &BTreeMap<String, Arc<ModelTier>>),
-        portfolio: &Portfolio,
-        sizes: &Sizes,
-        now: Duration,
-    ) -> Vec<Id> {
+    pub fn look(&self, observed: &Observed, portfolio: &Portfolio, sizes: &Sizes, now: Duration) -> Vec<Id> {
+        let Observed { namespace, tables, tiers, .. } = observed;
         let mut namespaces = self.namespaces();
-        let state = namespaces.entry(namespace.to_owned()).or_default();
+        let state = namespaces.entry(namespace.clone()).or_default();
         state.looks = state.looks.saturating_add(1);
         state.recent.retain(|(at, _)| now.saturating_sub(*at) <= STABILIZATION);
         state.recent.push_back((now, sizes.accounts.clone()));
@@ -82,7 +76,7 @@ impl Pressure {
                 }
                 let standing = before.filter(|(old, since)| !is_news(old, &new, now.saturating_sub(*since)));
                 if standing.is_none() {
-                    news.push((namespace.to_owned(), name.clone()));
+                    news.push((namespace.clone(), name.clone()));
                 }
                 state.said.insert(name.clone(), standing.unwrap_or_else(|| (new.clone(), now)));
             }

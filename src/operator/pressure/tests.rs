@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::operator::observe::Observed;
 use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table::compile;
 use crate::routing::source::manifests::{Source, parse};
@@ -101,11 +100,10 @@ impl Leader {
     }
 
     fn look(&mut self, rate: f64) -> Vec<Id> {
-        let Observed { tables, tiers, .. } = &self.observed;
-        let portfolio = portfolio(tables, tiers, &Fixed(rate));
+        let portfolio = portfolio(&self.observed.tables, &self.observed.tiers, &Fixed(rate));
         let now = PERIOD * self.period;
         self.period += 1;
-        self.pressure.look("ml", (tables, tiers), &portfolio, &size(&portfolio), now)
+        self.pressure.look(&self.observed, &portfolio, &size(&portfolio), now)
     }
 
     /// By how much the thresholds of the three workloads are lowered.
