@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::observe::Observed;
 use super::observe::cache::Id;
 use super::plan::portfolio::called;
-use crate::api::ModelTier;
 use crate::api::sizing::{Measure, QuotaStatus};
 use crate::api::types::Decimal;
 use crate::routing::RoutingTable;
@@ -49,16 +49,10 @@ impl Pressure {
 
     /// Takes in how the accounts of a namespace stand, `now` since any moment. Gives the tiers of which there is something
     /// new to say.
-    pub fn look(
-        &self,
-        namespace: &str,
-        (tables, tiers): (&BTreeMap<String, Arc<RoutingTable>>, &BTreeMap<String, Arc<ModelTier>>),
-        portfolio: &Portfolio,
-        sizes: &Sizes,
-        now: Duration,
-    ) -> Vec<Id> {
+    pub fn look(&self, observed: &Observed, portfolio: &Portfolio, sizes: &Sizes, now: Duration) -> Vec<Id> {
+        let Observed { namespace, tables, tiers, .. } = observed;
         let mut namespaces = self.namespaces();
-        let state = namespaces.entry(namespace.to_owned()).or_default();
+        let state = namespaces.entry(namespace.clone()).or_default();
         state.looks = state.looks.saturating_add(1);
         state.recent.retain(|(at, _)| now.saturating_sub(*at) <= STABILIZATION);
         state.recent.push_back((now, sizes.accounts.clone()));
@@ -70,16 +64,19 @@ impl Pressure {
         let mut said = std::mem::take(&mut state.said);
         let mut news = Vec::new();
         for (account, of) in &portfolio.accounts {
-            let Some(new) = worst(&state.recent, account).and_then(status) else { continue };
+            let Some((new, asked)) = worst(&state.recent, account).map(status) else { continue };
             let declared = |name: &&String| {
                 tiers.get(*name).is_some_and(|tier| tier.spec.provider.as_ref().is_some_and(|p| p.quota.is_some()))
             };
             for name in of.tiers.iter().filter(declared) {
                 let stored = || Some((tiers.get(name)?.status.as_ref()?.quota.clone()?, Duration::ZERO));
                 let before = said.remove(name).or_else(stored);
+                if before.is_none() && !asked {
+                    continue;
+                }
                 let standing = before.filter(|(old, since)| !is_news(old, &new, now.saturating_sub(*since)));
                 if standing.is_none() {
-                    news.push((namespace.to_owned(), name.clone()));
+                    news.push((namespace.clone(), name.clone()));
                 }
                 state.said.insert(name.clone(), standing.unwrap_or_else(|| (new.clone(), now)));
             }
@@ -153,14 +150,15 @@ fn measures(size: &AccountSize) -> Vec<Measure> {
     taken.into_iter().filter_map(|(measure, none)| (!none).then_some(measure)).collect()
 }
 
-/// What is said of an account. `None`: nothing is asked of it.
-fn status(size: &AccountSize) -> Option<QuotaStatus> {
-    let needed =
-        size.quotas.iter().map(|quota| quota.needed() / quota.usable().max(f64::MIN_POSITIVE)).fold(0.0, f64::max);
-    let needed = needed.min(1e6);
+/// What is said of an account, and whether anything is asked of it.
+fn status(size: &AccountSize) -> (QuotaStatus, bool) {
+    let needed = size.quotas.iter().map(|quota| quota.needed() / quota.usable().max(f64::MIN_POSITIVE));
+    let needed = needed.fold(0.0, f64::max).min(1e6);
     let mut message = size.sentence.clone();
     crate::operator::status::cut(&mut message);
-    (needed > 0.0).then(|| QuotaStatus { needed: Decimal(format!("{needed:.2}")), measures: measures(size), message })
+    // A reserve is kept free whether anybody asks or not.
+    let asked = size.quotas.iter().any(|quota| quota.direct + quota.escalated + quota.beside > 0.0);
+    (QuotaStatus { needed: Decimal(format!("{needed:.2}")), measures: measures(size), message }, asked)
 }
 
 /// Whether a person should be told: what is done is something else, or the numbers are, and were not said lately.

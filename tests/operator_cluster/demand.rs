@@ -28,10 +28,15 @@ pub struct Provider {
     asked: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
     /// Log probabilities of the answers of `small`, in turn. None: it says nothing of that.
-    pub scores: &'static [f64],
+    scores: &'static [f64],
 }
 
 impl Provider {
+    /// One whose answers of `small` have these log probabilities.
+    pub fn with(scores: &'static [f64]) -> Self {
+        Self { scores, ..Self::default() }
+    }
+
     /// Starts it, and gives its base URL and its certificate, which is signed by itself.
     pub async fn start(&self) -> (String, String) {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -132,7 +132,7 @@ fn a_quota_that_is_cut_makes_low_give_way_then_medium_and_never_high() {
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "pressure").await, namespace(&client, "pressure-release").await);
         let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;
-        let (url, certificate) = Provider { scores: &SCORES, ..Provider::default() }.start().await;
+        let (url, certificate) = Provider::with(&SCORES).start().await;
         let tiers = portfolio(&client, &ns, &url).await;
         let fleet = Fleet::new(&client, &ns).await;
         fleet.mount("keys", "k", "v");

@@ -40,9 +40,8 @@ pub(super) async fn run(context: Arc<Context>, queue: Arc<Queue>, leader: Leader
             let known = world.measured.of_namespace(&namespace, Timestamp::now().as_second());
             let portfolio = portfolio(&observed.tables, &observed.tiers, &known);
             let sizes = size(&portfolio);
-            let of = (&observed.tables, &observed.tiers);
             let mut news = planner.look(&namespace, &observed.tiers, &portfolio, &sizes, now - began);
-            news.extend(world.pressure.look(&namespace, of, &portfolio, &sizes, now - began));
+            news.extend(world.pressure.look(&observed, &portfolio, &sizes, now - began));
             queue.add_all(news.into_iter().map(|id| Key { kind: Kind::Tier, id }));
         }
     }

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::operator::observe::Observed;
 use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table::compile;
 use crate::routing::source::manifests::{Source, parse};
@@ -63,7 +62,7 @@ struct Fixed(f64);
 
 impl Known for Fixed {
     fn offered(&self, _policy: &str, workload: &str, _seconds: f64) -> Offered {
-        let rate = if workload == "review" { 1.0 } else { self.0 };
+        let rate = if workload == "review" { self.0.min(1.0) } else { self.0 };
         Offered { rate, dispersion: 1.0, window: 300.0 }
     }
 
@@ -101,11 +100,10 @@ impl Leader {
     }
 
     fn look(&mut self, rate: f64) -> Vec<Id> {
-        let Observed { tables, tiers, .. } = &self.observed;
-        let portfolio = portfolio(tables, tiers, &Fixed(rate));
+        let portfolio = portfolio(&self.observed.tables, &self.observed.tiers, &Fixed(rate));
         let now = PERIOD * self.period;
         self.period += 1;
-        self.pressure.look("ml", (tables, tiers), &portfolio, &size(&portfolio), now)
+        self.pressure.look(&self.observed, &portfolio, &size(&portfolio), now)
     }
 
     /// By how much the thresholds of the three workloads are lowered.
@@ -177,6 +175,17 @@ fn numbers_alone_are_news_seldom() {
     let mut leader = Leader::new();
     let news = (0..40_u32).filter(|period| !leader.look(f64::from(3 + period % 4 * 4)).is_empty()).count();
     assert!((2..=10).contains(&news), "{news} in ten minutes of changing demand");
+}
+
+#[test]
+fn nothing_is_said_of_an_account_that_nobody_asks_until_somebody_did() {
+    let mut leader = Leader::new();
+    assert!((0..4).all(|_| leader.look(0.0).is_empty()), "its reserve is kept free all the same");
+    assert_eq!(leader.pressure.said(&vast()), None);
+    assert_eq!(leader.look(40.0), [vast()]);
+    assert!((0..4).all(|_| leader.look(0.0).is_empty()) && leader.said().is_short());
+    assert_eq!(leader.look(0.0), [vast()], "it is not short for ever when nobody asks any more");
+    assert!(!leader.said().is_short());
 }
 
 #[test]
