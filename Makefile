@@ -7,8 +7,9 @@ CACHE ?= $(if $(SMALLFIRST_CACHE),$(SMALLFIRST_CACHE),$(HOME)/.cache/smallfirst)
 TOOLS := $(CACHE)/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# From Debian: what builds need, and what the test cluster's node is made of.
-DEBIAN := build-essential ca-certificates git pkg-config python3 python3-pip python3-venv $(shell cat tests/cluster/debian-packages.txt)
+# From Debian: what builds need, what the test cluster's node is made of, and a server that tests start themselves: at run
+# level 1 Debian installs one without starting it.
+DEBIAN := build-essential ca-certificates git pkg-config python3 python3-pip python3-venv redis-server $(shell cat tests/cluster/debian-packages.txt)
 
 export PATH := $(TOOLS):$(PATH)
 
@@ -20,7 +21,7 @@ help: ## Show this help
 deps: ## Install what a fresh Debian machine needs (Rust and Go must be there)
 	@echo "[1/4] Debian packages"
 	@missing=$$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(DEBIAN) 2>/dev/null || true; } | awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(DEBIAN) | sort)); \
-	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 	@echo "[2/4] crates"
 	@cargo fetch --locked --quiet
 	@echo "[3/4] cargo-deny $(CARGO_DENY_VERSION)"

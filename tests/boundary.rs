@@ -209,6 +209,8 @@ fn rooms_may_do_what_they_are_for_and_no_more() {
         ("runtime/leader.rs", http, false),
         ("operator/apply/mod.rs", "use axum::Router;", false),
         ("router/gates/mod.rs", http, false),
+        ("router/admission/store/keeper.rs", "use redis::Client;", true),
+        ("router/admission/account.rs", "use redis::Client;", false),
         ("router/decide.rs", "use std::fs;", false),
         ("operator/status.rs", "use std::fs;", false),
         ("operator/statuses.rs", "use std::fs;", true),

@@ -202,7 +202,7 @@ fn the_list_of_metrics_is_what_the_processes_say() {
         metrics.leg("w", "s", "t", std::iter::empty()),
     ));
     drop((metrics.retries("t", Arc::new(RetryBudget::new(Instant::now()))), metrics.account("a", [])));
-    drop(metrics.lease("account", "a", Kind::Requests));
+    drop((metrics.lease("account", "a", Kind::Requests), metrics.store("a")));
     metrics.reloads.get_or_create(&ReloadLabels { result: "loaded" }).inc();
     let metrics = OperatorMetrics::default();
     metrics.register(&mut operator);

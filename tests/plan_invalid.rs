@@ -117,6 +117,13 @@ fn tier_rows() -> Vec<Row> {
     const INVALID: &str = "Invalid";
     let compact = |pointer, value, text| row(COMPACT, vec![(COMPACT, pointer, value)], ("Accepted", INVALID, text));
     let frontier = |pointer, value, text| row(FRONTIER, vec![(FRONTIER, pointer, value)], ("Accepted", INVALID, text));
+    let stored = |url, text| {
+        let redis = json!({
+            "url": url, "credential": {"secretKeyRef": {"name": "valkey", "key": "password"}},
+            "ca": {"secretKeyRef": {"name": "valkey", "key": "ca.crt"}}
+        });
+        frontier("/spec/provider/quota", json!({"requestsPerMinute": 60, "store": {"redis": redis}}), text)
+    };
     let refused = |spec, text| row(COMPACT, template(spec), ("Accepted", INVALID, text));
     vec![
         accepted(COMPACT, vec![]),
@@ -242,6 +249,17 @@ fn tier_rows() -> Vec<Row> {
             json!({"maxConcurrent": 3, "share": "2"}),
             "spec.provider.quota.share: \"2\" is",
         ),
+        stored("rediss://:pw@valkey.example.com", "redis.url: must not hold credentials; use credential"),
+        stored("https://valkey.example.com", "redis.url: must be rediss://HOST[:PORT][/DATABASE] or redis://HOST"),
+        stored(
+            "redis://valkey.example.com:6379/a",
+            "redis.url: must be rediss://HOST[:PORT][/DATABASE] or redis://HOST",
+        ),
+        stored("redis://valkey.example.com", "redis.url: must be rediss where there is a credential, or redis only to"),
+        stored("rediss://169.254.169.254", "redis.url: is a link-local or metadata address"),
+        stored("redis://valkey.data.svc", "redis.ca: only a rediss URL has a certificate; remove it, or use rediss"),
+        stored("rediss://valkey.example.com", "spec.provider.quota.share: must be set with store: it is what this"),
+        stored("rediss://valkey.example.com", "spec.provider.account: must be set with quota.store: it names the acc"),
         frontier("/spec/provider/baseURL", json!("http://api.example.com/v1"), "spec.provider.baseURL: must be https"),
         frontier("/spec/provider/baseURL", json!("https://user:pw@example.com"), "must not hold credentials"),
         frontier("/spec/provider/baseURL", json!("https://169.254.169.254/v1"), "link-local or metadata address"),
@@ -584,6 +602,28 @@ fn policy_rows() -> Vec<Row> {
         accepted(
             POLICY,
             vec![(FRONTIER, "/spec/provider/quota", json!({"requestsPerMinute": 60, "maxConcurrent": 1}))],
+        ),
+        row(
+            POLICY,
+            vec![
+                (FRONTIER, "/spec/provider/account", json!("main")),
+                (FRONTIER, "/spec/provider/quota", json!({"requestsPerMinute": 60})),
+                (COMPACT, "/spec/pool", Value::Null),
+                (
+                    COMPACT,
+                    "/spec/provider",
+                    json!({
+                        "api": "OpenAI", "baseURL": "https://api.example.com/v1", "account": "main",
+                        "credential": {"secretKeyRef": {"name": "frontier-key", "key": "token"}},
+                        "quota": {"requestsPerMinute": 60, "share": "1", "store": {"redis": {"url": "rediss://valkey.example.com"}}}
+                    }),
+                ),
+            ],
+            (
+                "ResolvedRefs",
+                "RefNotAccepted",
+                "ModelTier frontier: spec.provider.quota.store: is not that of ModelTier compact, which is of the same",
+            ),
         ),
         policy("/spec/anonymous", json!({}), "spec: exactly one of clients and anonymous must be set"),
         policy("/spec/clients", Value::Null, "spec: exactly one of clients and anonymous must be set"),

@@ -54,6 +54,8 @@ mod resume;
 mod side_by_side;
 #[path = "router/sticky.rs"]
 mod sticky;
+#[path = "router/store.rs"]
+mod store;
 #[path = "router/streaming.rs"]
 mod streaming;
 #[path = "router/tls.rs"]

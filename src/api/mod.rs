@@ -7,6 +7,7 @@ pub mod health;
 pub mod model_from;
 pub mod model_tier;
 pub mod pool;
+pub mod quota_store;
 pub mod router;
 pub mod routing_policy;
 pub mod sizing;

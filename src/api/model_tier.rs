@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Health;
 use super::model_from::ModelFrom;
 use super::pool::{Disruption, Rollout};
+use super::quota_store::QuotaStore;
 use super::sizing::{QuotaStatus, Sizing, SizingStatus};
 use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, SecretKeyRef};
 
@@ -294,6 +295,7 @@ impl JsonSchema for RawTemplate {
 /// An outside provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new(r"self.baseURL.startsWith('https://') || self.baseURL.matches('^http://[-a-z0-9.]+[.]svc([.]cluster[.]local)?(:[0-9]+)?(/.*)?$')").message("spec.provider.baseURL: must be https, or http only to a Service of the cluster (*.svc or *.svc.cluster.local)"))]
+#[x_kube(validation = Rule::new("!has(self.quota) || !has(self.quota.store) || has(self.account)").message("spec.provider.account: must be set with quota.store: it names the account there"))]
 #[x_kube(validation = Rule::new("!self.baseURL.matches('^[a-z]+://[^/]*@')").message("spec.provider.baseURL: must not hold credentials; use spec.provider.credential"))]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {
@@ -318,6 +320,7 @@ pub struct Provider {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.requestsPerMinute) || has(self.tokensPerMinute) || has(self.inputTokensPerMinute) || has(self.outputTokensPerMinute) || has(self.maxConcurrent)").message("spec.provider.quota: at least one of requestsPerMinute, tokensPerMinute, inputTokensPerMinute, outputTokensPerMinute and maxConcurrent must be set"))]
 #[x_kube(validation = Rule::new("!has(self.tokensPerMinute) || !(has(self.inputTokensPerMinute) || has(self.outputTokensPerMinute))").message("spec.provider.quota.tokensPerMinute: must not be set beside inputTokensPerMinute and outputTokensPerMinute"))]
+#[x_kube(validation = Rule::new("!has(self.store) || has(self.share)").message("spec.provider.quota.share: must be set with store: it is what this cluster keeps to while the store is away"))]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {
     /// Requests a minute. Routers that an operator lends to send no more than so many in any minute, evenly; one on its own (`smallfirst local`) so many at once, and so many a minute from then on.
@@ -340,9 +343,12 @@ pub struct Quota {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_concurrent: Option<i32>,
-    /// This cluster's part of every limit, above 0. Default: 1.
+    /// This cluster's part of every limit, above 0. With a store, where it must be said: what the cluster keeps to while the store is away, and what sizing reckons with; while the store answers, all clusters share the whole of each limit. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Ratio>,
+    /// Where the use of the account is counted for all clusters, as they ask, so that together they never take more than each limit. Routers ask it before they send a request, for 50 ms at most; while it does not answer they live on what the operator lends them of this cluster's share. Tiers of one account that declare a quota must name the same store. Default: nowhere, and each cluster keeps to its share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<QuotaStore>,
 }
 
 /// Dialect of a provider.

@@ -190,6 +190,27 @@ pub struct AccountMetrics {
     pub wait: Histogram,
 }
 
+/// Labels of what the store of an account was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreLabels {
+    /// The account.
+    pub account: String,
+    /// `taken`, `refused` or `away`.
+    pub result: &'static str,
+}
+
+/// What is counted of an account's store.
+pub struct StoreMetrics {
+    /// Requests that it counted.
+    pub taken: Counter,
+    /// Requests that it had no room for.
+    pub refused: Counter,
+    /// Requests that went by what is lent, because it did not answer.
+    pub away: Counter,
+    /// Connections to it that are in use.
+    pub up: Gauge,
+}
+
 /// Outcome of a request and verdict of a step that most of them have.
 const ACCEPTED: &str = "accepted";
 
@@ -227,6 +248,8 @@ pub struct Metrics {
     hedges: Family<HedgeLabels, Counter>,
     waiting: Family<AccountLabels, Gauge>,
     wait: Family<AccountLabels, Histogram>,
+    stores: Family<StoreLabels, Counter>,
+    stores_up: Family<AccountLabels, Gauge>,
     /// Tables that were loaded or refused.
     pub reloads: Family<ReloadLabels, Counter>,
     /// Requests being worked on.
@@ -260,6 +283,8 @@ impl Metrics {
             hedges: Family::default(),
             waiting: Family::default(),
             wait: Family::new_with_constructor(histogram),
+            stores: Family::default(),
+            stores_up: Family::default(),
             reloads: Family::default(),
             in_flight: Gauge::default(),
             missing_secrets: Gauge::default(),
@@ -282,6 +307,10 @@ impl Metrics {
         registry.register("hedges", "Steps started beside a slow one, by result", metrics.hedges.clone());
         registry.register("quota_waiting", "Requests that wait for an account", metrics.waiting.clone());
         registry.register("quota_wait_seconds", "Time that requests waited for an account", metrics.wait.clone());
+        let help = "Requests to an account that its store was asked for, by result; away: they went by what is lent";
+        registry.register("quota_store_requests", help, metrics.stores.clone());
+        let help = "Connections to the store of an account that are in use: 0 while it is away";
+        registry.register("quota_store_up", help, metrics.stores_up.clone());
         registry.register("table_reloads", "Routing tables that were loaded or refused", metrics.reloads.clone());
         registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
         registry.register(
@@ -390,6 +419,19 @@ impl Metrics {
             admissions: self.admission("account", name, kinds),
             waiting: self.waiting.get_or_create_owned(&labels),
             wait: self.wait.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Counters of the store of an account.
+    #[must_use]
+    pub fn store(&self, name: &str) -> StoreMetrics {
+        let account = || name.to_owned();
+        let counter = |result| self.stores.get_or_create_owned(&StoreLabels { account: account(), result });
+        StoreMetrics {
+            taken: counter("taken"),
+            refused: counter("refused"),
+            away: counter("away"),
+            up: self.stores_up.get_or_create_owned(&AccountLabels { account: account() }),
         }
     }
 

@@ -51,6 +51,16 @@ impl SecretProblem {
         }
     }
 
+    /// A password is no text.
+    #[must_use]
+    pub fn not_text(field: &str, secret: &SecretKeyRef) -> Self {
+        let SecretKeyRef { name, key } = secret;
+        Self {
+            reason: REASON_SECRET_UNUSABLE,
+            message: format!("{field}: key {key} of Secret {name} is no text in UTF-8. Store the password as it is"),
+        }
+    }
+
     /// Two clients have one key and could not be told apart; the first keeps it.
     #[must_use]
     pub fn shared(field: &str, secret: &SecretKeyRef, first: &str) -> Self {

@@ -16,6 +16,7 @@ use super::admission::budget::{Budget, Budgets};
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::reserve::reserves;
 use super::admission::share::Share;
+use super::admission::store::Terms;
 use super::breaker::{Circuit, Rules};
 use super::degraded::Scarce;
 use super::endpoints::{Endpoint, Endpoints, Port};
@@ -25,7 +26,7 @@ use super::route::Routes;
 use super::secret_problem::SecretProblem;
 use super::tally::Tally;
 use crate::api::types::{Risk, SecretKeyRef};
-use crate::lease::lessee::Terms;
+use crate::lease::lessee;
 use crate::lease::{Claim, Grant, Key};
 use crate::routing::counts::{Counts, TierCounts};
 use crate::routing::source::secrets::Secrets;
@@ -159,7 +160,7 @@ impl Snapshot {
         let mut table: RoutingTable = read(json)?;
         table.leases.take_if(|_| !lent);
         let mut problems = Vec::new();
-        let accounts = compile_accounts(&table, metrics, before);
+        let accounts = compile_accounts(&table, secrets, metrics, before, &mut problems);
         let tiers = compile_tiers(&table, secrets, metrics, before, &accounts, &mut problems)?;
         let keys = compile_keys(&table, secrets, &mut problems);
         let routes = Routes::compile(&table, &tiers, metrics, budgets, before.map(|before| &before.routes))?;
@@ -192,7 +193,7 @@ impl Snapshot {
     }
 
     /// Puts what the leader answers in force. Returns in what time to report again, if that is to be soon.
-    pub fn apply(&self, terms: &Terms<'_>, now: Instant) -> Option<Duration> {
+    pub fn apply(&self, terms: &lessee::Terms<'_>, now: Instant) -> Option<Duration> {
         let grants: HashMap<&Key, &Grant> = terms.grants.iter().map(|grant| (&grant.key, grant)).collect();
         let grant = |key: &Key| grants.get(key).copied();
         let limiters = self.limiters().filter_map(|limiter| limiter.apply(grant, terms, now)).min();
@@ -259,14 +260,24 @@ pub(super) fn budget(
 /// Accounts with a quota, by name.
 type Accounts = BTreeMap<String, Arc<Account>>;
 
-fn compile_accounts(table: &RoutingTable, metrics: &Metrics, before: Option<&Snapshot>) -> Accounts {
+fn compile_accounts(
+    table: &RoutingTable,
+    secrets: &Secrets,
+    metrics: &Metrics,
+    before: Option<&Snapshot>,
+    problems: &mut Vec<SecretProblem>,
+) -> Accounts {
     let mut reserves = reserves(table);
     let mut accounts = Accounts::new();
     for account in table.tiers.values().filter_map(|tier| tier.account.as_ref()) {
         accounts.entry(account.name.clone()).or_insert_with(|| {
             let known = before.and_then(|before| before.accounts.get(&account.name));
             let reserves = reserves.remove(account.name.as_str()).unwrap_or_default();
-            Account::new(&account.name, account.quota, Share::of_accounts(table), reserves, known, metrics)
+            let store = account.store.as_ref().and_then(|store| {
+                let terms = Terms::new(&account.name, store, secrets, table.longest());
+                terms.map_err(|problem| problems.push(problem)).ok()
+            });
+            Account::new(&account.name, account.quota, Share::of_accounts(table), reserves, store, known, metrics)
         });
     }
     accounts

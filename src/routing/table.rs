@@ -213,7 +213,28 @@ impl Default for Health {
 pub struct Account {
     /// Its name, or the Secret and key of its credential with a slash between.
     pub name: String,
-    /// What its tiers may take together.
+    /// What its tiers may take together, of this cluster.
+    pub quota: Quota,
+    /// Where all clusters count what they take. `None`: each keeps to its quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<QuotaStore>,
+}
+
+/// A Redis or Valkey server that counts for several clusters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuotaStore {
+    /// `redis://` or `rediss://`, without credentials.
+    pub url: String,
+    /// As whom to log in, where that is not the default user.
+    pub username: Option<String>,
+    /// Where the password is mounted.
+    pub password: Option<SecretKeyRef>,
+    /// Where the authority of its certificate is mounted. `None`: those that the system knows.
+    pub ca: Option<SecretKeyRef>,
+    /// What names of keys begin with.
+    pub key_prefix: String,
+    /// What the account may take, of all clusters together.
     pub quota: Quota,
 }
 
@@ -507,7 +528,9 @@ impl RoutingTable {
             Backend::Url { credential: Some(secret), .. } => Some(secret.name.clone()),
             _ => None,
         });
-        let mut names: Vec<String> = clients.chain(tiers).collect();
+        let stores = self.tiers.values().filter_map(|tier| tier.account.as_ref()?.store.as_ref());
+        let stores = stores.flat_map(|store| [&store.password, &store.ca]).flatten().map(|secret| secret.name.clone());
+        let mut names: Vec<String> = clients.chain(tiers).chain(stores).collect();
         names.sort();
         names.dedup();
         names

@@ -3,7 +3,7 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 24] = [
+pub const PURE: [&str; 25] = [
     "api",
     "lease",
     "operator/demand",
@@ -19,6 +19,7 @@ pub const PURE: [&str; 24] = [
     "routing/table",
     "router/admission/escalations",
     "router/admission/room",
+    "router/admission/store/book",
     "router/answer",
     "router/body",
     "router/continuation",
@@ -39,6 +40,9 @@ const CLIENT: [&str; 7] =
 
 /// Rooms that speak HTTP.
 const HTTP: [&str; 3] = ["operator/sync", "router", "runtime/admin"];
+
+/// The room that speaks to a store.
+const STORE: &str = "router/admission/store";
 
 /// What a pure room may not name: a path starts with one of these,
 const IMPURE: [&str; 13] = [
@@ -95,6 +99,9 @@ pub fn breaches(file: &str, scan: &Scan) -> Vec<String> {
         let http = ["hyper", "hyper_util", "axum"].iter().any(|name| starts_with(path, name));
         if http && !in_any(file, &HTTP) {
             breach("only the router, sync and the admin server speak HTTP");
+        }
+        if starts_with(path, "redis") && !in_room(file, STORE) {
+            breach("only the room of the quota's store speaks to it");
         }
         let plain = PLAIN.iter().any(|name| starts_with(path, name) && !path.ends_with('*'));
         let impure = IMPURE.iter().any(|name| starts_with(path, name)) && !plain

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::path::Tiers;
 use super::problems::Problems;
+use super::quota_store::store;
 use crate::api::conditions::REASON_INVALID;
 use crate::api::model_tier::{Provider, Quota};
 use crate::routing::table;
@@ -12,12 +13,36 @@ use crate::routing::table;
 pub(super) fn account(problems: &mut Problems, provider: &Provider) -> table::Account {
     let key = &provider.credential.secret_key_ref;
     let name = provider.account.clone().unwrap_or_else(|| format!("{}/{}", key.name, key.key));
-    let quota = provider.quota.as_ref().map(|declared| quota(problems, declared)).unwrap_or_default();
-    table::Account { name, quota }
+    let Some(declared) = &provider.quota else {
+        return table::Account { name, quota: table::Quota::default(), store: None };
+    };
+    let share = match &declared.share {
+        Some(share) => problems.parsed(format!("{FIELD}.share"), share.nanos()),
+        None => WHOLE,
+    };
+    let quota = quota(problems, declared, share);
+    let store = declared.store.as_ref().map(|declared_store| {
+        if provider.account.is_none() {
+            let problem = "must be set with quota.store: it names the account there";
+            problems.add(REASON_INVALID, "spec.provider.account", problem);
+        }
+        if declared.share.is_none() {
+            let problem = "must be set with store: it is what this cluster keeps to while the store is away";
+            problems.add(REASON_INVALID, format!("{FIELD}.share"), problem);
+        }
+        // What is wrong with a limit has been said of the share.
+        let whole = self::quota(&mut Problems::default(), declared, WHOLE);
+        store(problems, declared_store, whole)
+    });
+    table::Account { name, quota, store }
 }
 
-fn quota(problems: &mut Problems, declared: &Quota) -> table::Quota {
-    const FIELD: &str = "spec.provider.quota";
+const FIELD: &str = "spec.provider.quota";
+/// The whole, in the unit of shares.
+const WHOLE: u64 = 1_000_000_000;
+
+/// A share, in 1e-9, of each limit.
+fn quota(problems: &mut Problems, declared: &Quota, nanos: u64) -> table::Quota {
     let Quota {
         requests_per_minute,
         tokens_per_minute,
@@ -25,6 +50,7 @@ fn quota(problems: &mut Problems, declared: &Quota) -> table::Quota {
         output_tokens_per_minute,
         max_concurrent,
         share,
+        store: _,
     } = declared;
     let apart = input_tokens_per_minute.is_some() || output_tokens_per_minute.is_some();
     if tokens_per_minute.is_some() && apart {
@@ -36,12 +62,8 @@ fn quota(problems: &mut Problems, declared: &Quota) -> table::Quota {
                        outputTokensPerMinute and maxConcurrent must be set";
         problems.add(REASON_INVALID, FIELD, problem);
     }
-    let nanos = match share {
-        Some(share) => problems.parsed(format!("{FIELD}.share"), share.nanos()),
-        None => 1_000_000_000,
-    };
     let mut part = |name: &str, limit: i64| {
-        let part = u128::try_from(limit).unwrap_or_default() * u128::from(nanos) / 1_000_000_000;
+        let part = u128::try_from(limit).unwrap_or_default() * u128::from(nanos) / u128::from(WHOLE);
         if part < 1 {
             let share = share.as_ref().map(|share| format!(" with a share of {share}")).unwrap_or_default();
             let problem = format!("{limit}{share} comes to less than 1");
@@ -62,17 +84,45 @@ fn quota(problems: &mut Problems, declared: &Quota) -> table::Quota {
 /// Gives all tiers of an account its quota: of each limit the smallest that one of them declares. Tiers of an account
 /// without one have none to keep.
 pub(super) fn share_quotas(tiers: &mut Tiers) {
-    let mut quotas: BTreeMap<String, table::Quota> = BTreeMap::new();
+    let mut quotas: BTreeMap<String, (table::Quota, Option<table::QuotaStore>)> = BTreeMap::new();
     for account in tiers.values().filter_map(|tier| tier.account.as_ref()) {
-        let known = quotas.entry(account.name.clone()).or_default();
-        *known = smaller(*known, account.quota);
+        let (quota, store) = quotas.entry(account.name.clone()).or_default();
+        *quota = smaller(*quota, account.quota);
+        let known = store.take().or_else(|| account.store.clone());
+        *store = known.map(|known| {
+            let whole = account.store.as_ref().map(|store| store.quota).unwrap_or_default();
+            table::QuotaStore { quota: smaller(known.quota, whole), ..known }
+        });
     }
     for tier in tiers.values_mut() {
         if let Some(account) = &mut tier.account {
-            account.quota = quotas.get(&account.name).copied().unwrap_or_default();
+            (account.quota, account.store) = quotas.get(&account.name).cloned().unwrap_or_default();
         }
         tier.account.take_if(|account| account.quota == table::Quota::default());
     }
+}
+
+/// Accounts whose tiers declare quotas and do not agree on a store, with what is wrong: what some of them take would not be
+/// counted.
+pub(super) fn split(tiers: &Tiers) -> BTreeMap<String, String> {
+    let mut first: BTreeMap<&str, (&String, Option<table::QuotaStore>)> = BTreeMap::new();
+    let mut split = BTreeMap::new();
+    for (name, account) in tiers.iter().filter_map(|(name, tier)| Some((name, tier.account.as_ref()?))) {
+        if account.quota == table::Quota::default() {
+            continue;
+        }
+        // Their limits may differ: the smaller one counts.
+        let place = account.store.clone().map(|store| table::QuotaStore { quota: table::Quota::default(), ..store });
+        let (other, known) = first.entry(&account.name).or_insert_with(|| (name, place.clone()));
+        if *known != place {
+            let problem = format!(
+                "is not that of ModelTier {other}, which is of the same account {}: declare the same in both",
+                account.name
+            );
+            split.entry(account.name.clone()).or_insert(format!("ModelTier {name}: {FIELD}.store: {problem}"));
+        }
+    }
+    split
 }
 
 fn smaller(a: table::Quota, b: table::Quota) -> table::Quota {

@@ -16,6 +16,7 @@ mod model_from;
 mod path;
 mod policy;
 mod problems;
+mod quota_store;
 mod reserves;
 mod rollout;
 mod router;

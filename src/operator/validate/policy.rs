@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::accounts::share_quotas;
+use super::accounts::{share_quotas, split};
 use super::budgets::{budget, time_zone};
 use super::path::{Tiers, resolve, resolve_tier, single, tiers_in_force};
 use super::problems::{Problems, names};
@@ -34,6 +34,7 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     let clients = clients(&mut problems, spec);
     let published = observed.tables.get(&name).map(AsRef::as_ref);
     let mut tiers = tiers_in_force(observed, published);
+    let split = split(&tiers);
     share_quotas(&mut tiers);
     let mut routes = Routes {
         observed,
@@ -57,6 +58,11 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
     }
     let tiers = used(tiers, &paths);
     reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers);
+    let accounts: BTreeSet<&str> =
+        tiers.values().filter_map(|tier| Some(tier.account.as_ref()?.name.as_str())).collect();
+    for problem in accounts.into_iter().filter_map(|account| split.get(account)) {
+        broken.add(REASON_REF_NOT_ACCEPTED, "spec.workloads", problem);
+    }
     // A policy that is wrong in itself comes before what it waits for: a person must act on it.
     problems.into_result(ACCEPTED, ())?;
     broken.into_result(RESOLVED_REFS, ())?;

@@ -231,7 +231,7 @@ fn base_url(problems: &mut Problems, provider: &Provider) -> String {
 }
 
 /// Addresses that hand out a node's credentials to whoever asks.
-fn forbidden_host(host: &str) -> bool {
+pub(super) fn forbidden_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {
         Ok(IpAddr::V4(ip)) => ip.is_link_local() || ip.is_unspecified(),

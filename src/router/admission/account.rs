@@ -4,8 +4,12 @@
 //! request --room?--> taken
 //!             \----> waits by risk, until there is room or its patience ends --> not taken
 //! ```
+//! Where clusters share a [`store`](super::store) it says whether there is room, and what is lent here counts while it is away.
+//!
 //! What is reserved is the estimated input and the output that the request allows; it is settled by the answer's usage,
 //! and what that gives back may let the next one in.
+
+mod stored;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +21,7 @@ use super::reserve::{Reserve, kept_places};
 use super::room::{Again, Amounts, Entry, KINDS, LENT, Lack, Room, kept_of, limits};
 pub use super::room::{Asker, Order};
 use super::share::Share;
+use super::store::{Counted, Store, Terms as StoreTerms};
 use crate::lease::holding::{Holding, Places, Taken, Waiting as Waits};
 use crate::lease::lessee::Terms;
 use crate::lease::{self, Claim, Grant, Key, Scope};
@@ -34,6 +39,7 @@ pub struct Account {
     reserves: Vec<Reserve>,
     /// Shared with the account of the table before, where an operator lends what it holds.
     state: Arc<Mutex<Room>>,
+    store: Option<Arc<Store>>,
     metrics: AccountMetrics,
     /// Of what is lent.
     taken: [Option<LeaseMetrics>; 4],
@@ -61,6 +67,7 @@ impl Account {
         quota: Quota,
         share: Share,
         reserves: Vec<Reserve>,
+        store: Option<StoreTerms>,
         before: Option<&Arc<Self>>,
         metrics: &Metrics,
     ) -> Arc<Self> {
@@ -72,7 +79,12 @@ impl Account {
             output_tokens_per_minute: part(quota.output_tokens_per_minute),
             max_concurrent: quota.max_concurrent.map(|most| share.of_places(most)),
         };
-        let same = |before: &&Arc<Self>| before.quota == quota && before.share == share && before.reserves == reserves;
+        let known = before.filter(|before| before.reserves == reserves).and_then(|before| before.store.clone());
+        let known = known.filter(|known| store.as_ref().is_some_and(|terms| known.is_of(terms)));
+        let same = |before: &&Arc<Self>| {
+            let same_store = known.is_some() || store.is_none() && before.store.is_none();
+            before.quota == quota && before.share == share && before.reserves == reserves && same_store
+        };
         if let Some(same) = before.filter(same) {
             return same.clone();
         }
@@ -86,8 +98,9 @@ impl Account {
             Some(metrics.lease("account", name, kind))
         });
         let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
+        let store = known.or_else(|| store.map(|terms| Store::new(name, terms, &reserves, metrics)));
         let metrics = metrics.account(name, kinds);
-        Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, metrics, taken })
+        Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, store, metrics, taken })
     }
 
     /// Its name.
@@ -101,6 +114,9 @@ impl Account {
     pub fn has_free(&self, percent: u32, now: Instant) -> bool {
         let mut state = self.state();
         let Room { amounts, places, in_flight, queue, .. } = &mut *state;
+        if let Some(free) = self.store.as_ref().and_then(|store| store.free()) {
+            return free >= percent && queue.is_empty();
+        }
         places.iter_mut().for_each(|held| held.fill(now));
         let used = u64::from(*in_flight) * 100;
         let fills = |held: &mut Holding| {
@@ -175,12 +191,21 @@ impl Account {
         lock(&self.state)
     }
 
+    /// Of a request that goes by what is held here.
     fn permit(self: &Arc<Self>, reserve: Option<usize>, amounts: Amounts, taken: [Taken; 4]) -> Permit {
+        let counted = self.store.as_ref().map(|store| store.note(amounts, reserve));
         for (metrics, taken) in self.taken.iter().zip(taken) {
             metrics.iter().for_each(|metrics| metrics.taken(taken));
         }
         self.metrics.admissions.admitted();
-        Permit { account: self.clone(), reserve, amounts, open: true }
+        Permit { account: self.clone(), reserve, amounts, counted, open: true }
+    }
+
+    /// Notes how long a request waited, if it did.
+    fn waited(&self, did: bool, begin: tokio::time::Instant) {
+        if did {
+            self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+        }
     }
 
     fn refuse(&self, lack: &Lack) -> Duration {
@@ -199,6 +224,11 @@ impl Account {
         asker: Asker,
         deadline: tokio::time::Instant,
     ) -> Result<Permit, Duration> {
+        if let Some(store) = &self.store
+            && let Some(answer) = self.admit_stored(store, order, asker, deadline).await
+        {
+            return answer;
+        }
         let begin = tokio::time::Instant::now();
         let (amounts, ticket, give_up) = {
             let mut state = self.state();
@@ -217,11 +247,11 @@ impl Account {
             let look_again = match next {
                 Again::Waits(look_again) => tokio::time::Instant::from_std(look_again),
                 Again::In(taken) => {
-                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    self.waited(true, begin);
                     return Ok(self.permit(asker.reserve, amounts, taken));
                 }
                 Again::GivenUp(lack) => {
-                    self.metrics.wait.observe(begin.elapsed().as_secs_f64());
+                    self.waited(true, begin);
                     return Err(self.refuse(&lack));
                 }
             };
@@ -254,7 +284,10 @@ impl Drop for Waiting<'_> {
 pub struct Permit {
     account: Arc<Account>,
     reserve: Option<usize>,
+    /// What was taken of what is held here.
     amounts: Amounts,
+    /// What its store counts.
+    counted: Option<Counted>,
     open: bool,
 }
 
@@ -283,7 +316,16 @@ impl Permit {
         if !std::mem::take(&mut self.open) {
             return;
         }
-        let used = used.unwrap_or(self.amounts);
+        let Some(counted) = &self.counted else {
+            let used = used.unwrap_or(self.amounts);
+            return self.account.state().close(self.reserve, self.amounts, used);
+        };
+        let mut used = used.unwrap_or(counted.amounts);
+        counted.end(used);
+        for ((used, taken), counted) in used.iter_mut().zip(self.amounts).zip(counted.amounts) {
+            // What was not there to be taken is not given back, nor owed.
+            *used = if taken < counted { taken.min(*used) } else { *used };
+        }
         self.account.state().close(self.reserve, self.amounts, used);
     }
 }
@@ -306,7 +348,7 @@ mod tests {
     fn account(change: impl FnOnce(&mut Quota)) -> Arc<Account> {
         let mut quota = Quota::default();
         change(&mut quota);
-        Account::new("provider", quota, Share::ALL, Vec::new(), None, &metrics())
+        Account::new("provider", quota, Share::ALL, Vec::new(), None, None, &metrics())
     }
 
     fn order(input: u64, output: u64) -> Order {
@@ -422,6 +464,7 @@ mod tests {
             quota,
             Share::ALL,
             parts.into_iter().enumerate().map(reserve).collect(),
+            None,
             None,
             &metrics(),
         )

@@ -111,7 +111,7 @@ async fn routers_use_nearly_all_of_an_account_and_never_more() {
     let mut routers: Vec<Router> = (0..ROUTERS)
         .map(|number| Router {
             id: RouterId { namespace: "ml".into(), policy: "front".into(), pod: number.to_string(), incarnation: 1 },
-            account: Account::new("provider", quota, share, Vec::new(), None, &metrics),
+            account: Account::new("provider", quota, share, Vec::new(), None, None, &metrics),
             lessee: Lessee::new(now()),
             answered: 0,
             next: now() + Duration::from_millis(u64::from(number) * 100),

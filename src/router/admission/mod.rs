@@ -22,6 +22,7 @@ pub mod reserve;
 pub mod room;
 pub mod share;
 pub mod standing;
+pub mod store;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -43,6 +43,15 @@ pub struct Order {
     pub output: Demand,
 }
 
+impl Order {
+    /// What it takes of each kind, where so many tokens, and tokens of output, are the most that there can be. What is only
+    /// assumed never makes it too large.
+    pub(super) fn amounts(self, most: [u64; 2]) -> Amounts {
+        let both = Demand { stated: self.input.saturating_add(self.output.stated), ..self.output };
+        [1, both.of(most[0]), self.input, self.output.of(most[1])]
+    }
+}
+
 /// Why there is no room.
 #[derive(Clone, Copy, Debug)]
 pub struct Lack {
@@ -53,7 +62,7 @@ pub struct Lack {
 }
 
 /// There may be room, but others have waited for it.
-const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
+pub(super) const LATER: Lack = Lack { kind: Kind::Queue, wait: Some(UNTIL_A_SLOT) };
 
 /// What becomes of a request that comes.
 #[derive(Debug)]
@@ -111,9 +120,8 @@ impl Room {
 
     /// What a request takes of each. What is only assumed never makes it too large.
     pub fn amounts(&mut self, order: Order, risk: Risk) -> Amounts {
-        let both = Demand { stated: order.input.saturating_add(order.output.stated), ..order.output };
         let most = |at: usize| self.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
-        let amounts = [1, both.of(most(1)), order.input, order.output.of(most(3))];
+        let amounts = order.amounts([most(1), most(3)]);
         for (held, amount) in self.amounts.iter_mut().zip(amounts) {
             held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High));
         }
@@ -202,6 +210,19 @@ impl Room {
         let in_flight = self.in_flight;
         self.places.iter_mut().for_each(|held| held.filled(in_flight));
         taken
+    }
+
+    /// Takes as much of these amounts as there is, for a request that is admitted elsewhere: what is lent here is then as
+    /// used, and as asked for, as if it had been admitted by it. Returns what was taken.
+    pub(super) fn follow(&mut self, reserve: Option<usize>, asked: Amounts, now: Instant) -> Amounts {
+        let mut there = asked;
+        for (held, there) in self.amounts.iter_mut().zip(&mut there) {
+            let Some(held) = held else { continue };
+            held.fill(now);
+            *there = held.left().min(*there);
+        }
+        self.take(reserve, there);
+        there
     }
 
     /// A request ended that took `reserved` and used `used`. Whoever is first in the queue is told.
