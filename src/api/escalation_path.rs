@@ -71,6 +71,9 @@ pub struct EscalationPathSpec {
     /// How many requests may escalate: go on to a later step because a gate refused an answer. A step that is entered because a tier was unavailable does not count; a conversation that starts at a later step (sticky) does, each turn, and starts at the first step where it may not. Counted for each workload of the path, by each router for itself. None: as many as gates refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalation_limit: Option<EscalationLimit>,
+    /// What becomes of a request at a tier that is scaled to zero (spec.pool.scaling.min 0) and has no ready replica. Skip (the default): the next tier or step takes it at once, as if this one were Unreachable. Wait: it waits for a replica, as long as the step's timeout. Either way it wakes the tier.
+    #[serde(default)]
+    pub cold_tier: ColdTier,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -78,6 +81,16 @@ pub struct EscalationPathSpec {
 
 fn default_deadline() -> Duration {
     Duration::from("120s")
+}
+
+/// What becomes of a request at a tier that is scaled to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ColdTier {
+    /// The next tier or step takes it.
+    #[default]
+    Skip,
+    /// It waits for a replica.
+    Wait,
 }
 
 /// One step of a path.

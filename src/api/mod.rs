@@ -9,6 +9,7 @@ pub mod model_tier;
 pub mod pool;
 pub mod router;
 pub mod routing_policy;
+pub mod scaling;
 pub mod sizing;
 pub mod types;
 

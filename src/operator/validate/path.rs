@@ -106,6 +106,7 @@ pub(super) fn resolve(
         sticky: spec.sticky.as_ref().map(|sticky| compile_sticky(&mut problems, sticky)),
         escalation_limit: spec.escalation_limit.as_ref().map(|limit| escalation_limit(&mut problems, limit)),
         hedge: spec.hedge.as_ref().and_then(|hedge| compile_hedge(&mut problems, hedge, &spec.steps)),
+        cold_tier: spec.cold_tier,
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
@@ -216,6 +217,8 @@ pub(super) fn single(tier: &str) -> table::Path {
         sticky: None,
         escalation_limit: None,
         hedge: None,
+        // Nobody else could take the request.
+        cold_tier: api::ColdTier::Wait,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }
