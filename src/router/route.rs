@@ -13,6 +13,7 @@ use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics};
 use super::snapshot::{Refused, Upstream, budget};
 use super::workload_metrics::WorkloadMetrics;
+use crate::api::escalation_path::ColdTier;
 use crate::api::types::{DataClass, Risk};
 use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
 
@@ -54,6 +55,8 @@ pub struct Stage {
     pub asks: bool,
     /// The tiers that its gates ask for a grade, as far as the table has them.
     pub judges: Vec<Arc<Upstream>>,
+    /// Whether a request waits for a tier that is scaled to zero.
+    pub waits: bool,
     /// Tokens of content after which a stream may be judged, where its gates can. Without gates: the first.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
@@ -241,7 +244,8 @@ impl Compiler<'_> {
                 Some(Asks::Judge(grade)) => self.tiers.get(&grade.tier).cloned(),
                 _ => None,
             });
-            Ok(Stage { gates: gates.clone(), logprobs, asks, judges: judges.collect(), commit_after, legs: legs? })
+            let (judges, waits) = (judges.collect(), path.cold_tier == ColdTier::Wait);
+            Ok(Stage { gates: gates.clone(), logprobs, asks, judges, waits, commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).map(stage).collect();
         Ok((path.clone(), stages?))
