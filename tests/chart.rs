@@ -268,8 +268,19 @@ fn the_operators_image_is_the_routers() {
 }
 
 #[test]
+fn the_operator_is_told_who_scales_pools() {
+    for (settings, told) in [(&[][..], "HorizontalPodAutoscaler"), (&["scaling.autoscaler=External"], "External")] {
+        let Some(objects) = render(settings) else { return };
+        let args = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["args"];
+        let told = format!("--autoscaler={told}");
+        assert!(args.as_array().expect("args").iter().any(|arg| *arg == told), "{args}");
+    }
+}
+
+#[test]
 fn values_that_do_not_exist_are_refused() {
     for (setting, named) in [
+        ("scaling.autoscaler=Knative", "autoscaler"),
         ("bogus=1", "bogus"),
         ("image.tga=x", "tga"),
         ("replicas=-1", "replicas"),

@@ -3,6 +3,8 @@
 //! Its requests are counted on the wire, so that a write that changes nothing counts too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "operator_cluster/autoscalers.rs"]
+mod autoscalers;
 #[path = "operator_cluster/budgets.rs"]
 mod budgets;
 #[path = "operator_cluster/demand.rs"]
@@ -40,7 +42,7 @@ use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy};
 use smallfirst::operator::controller::Controller;
-use smallfirst::operator::plan::{self, Settings};
+use smallfirst::operator::plan::{self, Seen, Settings};
 use smallfirst::runtime::leader::Leader;
 use tokio::sync::watch;
 
@@ -78,7 +80,11 @@ impl Wire {
 }
 
 fn settings() -> Settings {
-    Settings { router_image: "registry.example/smallfirst:test".to_owned(), ..Settings::default() }
+    Settings {
+        router_image: "registry.example/smallfirst:test".to_owned(),
+        scaler_address: Some("scaler.test:9444".to_owned()),
+        ..Settings::default()
+    }
 }
 
 /// A controller that runs.
@@ -333,7 +339,8 @@ fn replicas_that_are_ready_one_after_another_cost_two_statuses() {
 async fn plain(client: &Client, namespace: &str, tiers: Vec<ModelTier>) -> Duration {
     let settings = Settings::default();
     // Without UID they have no owner: the garbage collector would delete children of an owner that never was.
-    let objects: Vec<_> = tiers.iter().flat_map(|tier| plan::tier(tier, &[], &settings).unwrap().objects()).collect();
+    let objects: Vec<_> =
+        tiers.iter().flat_map(|tier| plan::tier(tier, &Seen::default(), &settings).unwrap().objects()).collect();
     let began = Instant::now();
     futures::StreamExt::for_each_concurrent(futures::stream::iter(objects), 8, |desired| async move {
         let api: Api<kube::core::DynamicObject> = Api::namespaced_with(client.clone(), namespace, &desired.resource);

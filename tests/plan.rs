@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use smallfirst::operator::observe::Observed;
-use smallfirst::operator::plan::{self, Renderer, Settings, table};
+use smallfirst::operator::plan::scaling::Scalers;
+use smallfirst::operator::plan::{self, Renderer, Seen, Settings, table};
 use smallfirst::operator::validate::{self, Invalid};
 use smallfirst::routing::source::manifests::{Source, parse};
 use smallfirst::routing::table::SyncAddress;
@@ -23,7 +24,13 @@ fn settings() -> Settings {
         server_name: "smallfirst-sync".into(),
         ca: "(PEM)".into(),
     };
-    Settings { router_image: "registry.example/smallfirst:1".into(), renderer, sync: Some(sync) }
+    Settings {
+        router_image: "registry.example/smallfirst:1".into(),
+        renderer,
+        sync: Some(sync),
+        scaler_address: Some("smallfirst-scaler.smallfirst-system.svc:9444".into()),
+        ..Settings::default()
+    }
 }
 
 /// The objects of a case; each gets a uid that tells it from the others, as the API server would give it.
@@ -47,7 +54,9 @@ fn refused(invalid: &Invalid) -> Value {
 fn everything(observed: &Observed) -> Value {
     let mut out = serde_json::Map::new();
     for (name, tier) in &observed.tiers {
-        let value = match plan::tier(tier, &[], &settings()) {
+        // With KEDA.
+        let seen = Seen { scalers: Scalers { has_scaled_objects: true, ..Scalers::default() }, ..Seen::default() };
+        let value = match plan::tier(tier, &seen, &settings()) {
             Ok(plan) => plan.objects().into_iter().map(|d| d.body).collect(),
             Err(invalid) => json!({"invalid": refused(&invalid)}),
         };
@@ -125,7 +134,7 @@ fn children_are_whole() {
         }
     }
     let observed = load(&fs::read_to_string("tests/golden/quickstart/in.yaml").unwrap());
-    let mut objects = plan::tier(&observed.tiers["compact"], &[], &settings()).unwrap().objects();
+    let mut objects = plan::tier(&observed.tiers["compact"], &Seen::default(), &settings()).unwrap().objects();
     objects.extend(plan::policy(&observed.policies["assistants"], &observed, &settings()).unwrap().objects());
     assert_eq!(objects.len(), 6 + 8);
     for desired in objects {

@@ -10,7 +10,7 @@ use proptest::sample::{Index, select};
 use serde_json::{Map, Value};
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy};
 use smallfirst::operator::observe::Observed;
-use smallfirst::operator::plan::{self, Settings};
+use smallfirst::operator::plan::{self, Seen, Settings};
 use smallfirst::operator::status::{self, Outcome};
 use smallfirst::operator::validate;
 use smallfirst::routing::source::manifests::{Source, admission, parse};
@@ -43,7 +43,7 @@ fn everything(observed: &Observed) -> String {
     let now = jiff::Timestamp::UNIX_EPOCH;
     for tier in observed.tiers.values() {
         let mut outcome = Outcome::default();
-        match plan::tier(tier, &[], &settings()) {
+        match plan::tier(tier, &Seen::default(), &settings()) {
             Ok(plan) => add(plan.objects()),
             Err(invalid) => outcome.invalid = Some(invalid),
         }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use server::{send, with_server};
-use smallfirst::operator::plan::{self, Desired, Settings};
+use smallfirst::operator::plan::{self, Desired, Seen, Settings};
 use smallfirst::routing::source::manifests::{Source, parse};
 
 /// A namespace of this run: one of an earlier run may still be going.
@@ -30,7 +30,7 @@ fn children() -> Vec<Desired> {
     for (name, text) in cases {
         let observed = parse(&[Source { name: name.into(), text: text.into() }]).unwrap();
         for tier in observed.tiers.values() {
-            children.extend(plan::tier(tier, &[], &settings).unwrap().objects());
+            children.extend(plan::tier(tier, &Seen::default(), &settings).unwrap().objects());
         }
         for policy in observed.policies.values() {
             children.extend(plan::policy(policy, &observed, &settings).unwrap().objects());

@@ -8,6 +8,8 @@ mod budget;
 mod buffered;
 #[path = "router/client_faults.rs"]
 mod client_faults;
+#[path = "router/cold.rs"]
+mod cold;
 #[path = "router/commit_bar.rs"]
 mod commit_bar;
 #[path = "router/control_faults.rs"]

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use smallfirst::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy, crd};
 use smallfirst::operator::observe::{DeploymentState, Observed, Reported, Reports};
+use smallfirst::operator::plan::scaling::{Other, Scalers, Scales};
+use smallfirst::operator::plan::{self, Seen, Settings};
 use smallfirst::operator::status::{self, ApplyProblem, Outcome};
 use smallfirst::operator::validate;
 use smallfirst::routing::report::RefusedTable;
@@ -69,6 +71,25 @@ fn deployment(desired: i32, ready: i32) -> DeploymentState {
         available: ready,
         ..DeploymentState::default()
     }
+}
+
+/// The same, where an autoscaler asks for them.
+fn autoscaled(desired: i32) -> DeploymentState {
+    DeploymentState { autoscaled: true, ..deployment(desired, desired) }
+}
+
+/// What a plan says of somebody else's autoscaler.
+fn two_autoscalers() -> Outcome {
+    let observed = quickstart(&[("ModelTier/compact", "/spec/pool/scaling", json!({"max": 3}))]);
+    let other = Other { name: "mine".to_owned(), of: None, scales: Scales::Deployment };
+    let seen = Seen { scalers: Scalers { others: vec![other], ..Scalers::default() }, ..Seen::default() };
+    let plan = plan::tier(&observed.tiers["compact"], &seen, &Settings::default()).unwrap();
+    Outcome { unresolved: plan.pool.unwrap().scaled.problem, ..template() }
+}
+
+/// Every tier with a pool has a template.
+fn template() -> Outcome {
+    Outcome { current_revision: Some("compact-pool-ad07408675f10e2f".to_owned()), ..Outcome::default() }
 }
 
 fn refused_by_server(reason: &'static str, message: &str) -> Outcome {
@@ -162,6 +183,7 @@ fn situations() -> BTreeMap<&'static str, Value> {
     };
     let one = |outcome, pool| tier(&[], "compact", &[(outcome, Some(pool))]);
     let none = ("ModelTier/compact", "/spec/pool/replicas", json!(0));
+    let scales = ("ModelTier/compact", "/spec/pool/scaling", json!({"min": 0, "max": 3}));
     let wrong = ("ModelTier/compact", "/spec/pool/perReplica/concurrency", json!(0));
     let no_tier = ("ModelTier/compact", "", Value::Null);
     let wrong_gate = ("EscalationPath/small-first", "/spec/steps/0/timeout", json!("soon"));
@@ -176,6 +198,22 @@ fn situations() -> BTreeMap<&'static str, Value> {
         ("tier-failed", one(fine(), stuck.clone())),
         ("tier-mended", tier(&[], "compact", &[(fine(), Some(stuck)), (fine(), Some(deployment(1, 1)))])),
         ("tier-scaled-to-zero", tier(&[none], "compact", &[(fine(), Some(deployment(0, 0)))])),
+        ("tier-idle", tier(std::slice::from_ref(&scales), "compact", &[(template(), Some(autoscaled(0)))])),
+        (
+            "tier-scaling",
+            tier(
+                std::slice::from_ref(&scales),
+                "compact",
+                &[
+                    (template(), Some(autoscaled(1))),
+                    (template(), Some(DeploymentState { replicas: 1, ready: 1, available: 1, ..autoscaled(3) })),
+                ],
+            ),
+        ),
+        (
+            "tier-two-autoscalers",
+            tier(std::slice::from_ref(&scales), "compact", &[(two_autoscalers(), Some(autoscaled(1)))]),
+        ),
         (
             "tier-lost-its-replica",
             tier(&[], "compact", &[(fine(), Some(deployment(1, 1))), (fine(), Some(deployment(1, 0)))]),

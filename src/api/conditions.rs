@@ -41,17 +41,17 @@ pub const REASON_CLASS_ORDER: &str = "ClassOrder";
 pub const REASON_DATA_CLASS: &str = "DataClassNotAllowed";
 /// The rolled-out state equals the spec.
 pub const REASON_ROLLED_OUT: &str = "RolledOut";
-/// Scaled to zero by the spec.
+/// Scaled to zero on purpose: by the spec, or while nobody asks for the tier.
 pub const REASON_SCALED_TO_ZERO: &str = "ScaledToZero";
 /// Children are still rolling out.
 pub const REASON_PROGRESSING: &str = "Progressing";
 /// A Deployment exceeded its progress deadline.
 pub const REASON_PROGRESS_DEADLINE: &str = "ProgressDeadlineExceeded";
-/// Another field manager owns a field that this object must set; the message names it.
+/// Another field manager owns a field that this object must set, or another autoscaler scales its pool; the message names it.
 pub const REASON_CONFLICT: &str = "Conflict";
 /// A child could not be applied; retried with back-off.
 pub const REASON_APPLY_FAILED: &str = "ApplyFailed";
-/// The cluster lacks something that the spec needs; the message names it. Tried again with back-off.
+/// The cluster or the operator lacks something that the spec needs; the message names it. Tried again.
 pub const REASON_UNSUPPORTED: &str = "Unsupported";
 /// The replicas that are allowed are enough for what the pool is sized for.
 pub const REASON_ENOUGH_REPLICAS: &str = "EnoughReplicas";

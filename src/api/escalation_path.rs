@@ -74,6 +74,9 @@ pub struct EscalationPathSpec {
     /// How thresholds of confidence give way while a provider's account is short: while demand, by the verdicts of gates and with the reserves of High workloads kept free, is more than nine tenths of a limit of its quota. The operator then lowers atLeast of the path's confidence gates as far as the account needs, so that the least sure answers are those that still escalate: for workloads of risk Low by up to slack, then for Medium by up to half of it, for High never. An answer is accepted so if it misses nothing but that threshold; its outcome is under-pressure. Not at the path's last step, nor at steps with agreement, judge, or a confidence that is required. While no operator answers, thresholds rise again within 90 seconds. None: they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,
+    /// What becomes of a request at a tier that is scaled to zero (spec.pool.scaling.min 0) and has no ready replica. Skip (the default): the next tier or step takes it at once, as if this one were Unreachable. Wait: it waits for a replica, as long as the step's timeout. Either way it wakes the tier.
+    #[serde(default)]
+    pub cold_tier: ColdTier,
     /// What to answer when no step's answer passed its gates. BestAnswer (the default): the answer of the highest class that may be returned; Error: none. High-risk workloads always get Error.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
@@ -81,6 +84,16 @@ pub struct EscalationPathSpec {
 
 fn default_deadline() -> Duration {
     Duration::from("120s")
+}
+
+/// What becomes of a request at a tier that is scaled to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ColdTier {
+    /// The next tier or step takes it.
+    #[default]
+    Skip,
+    /// It waits for a replica.
+    Wait,
 }
 
 /// One step of a path.

@@ -10,6 +10,7 @@ pub mod pool;
 pub mod quota_store;
 pub mod router;
 pub mod routing_policy;
+pub mod scaling;
 pub mod sizing;
 pub mod types;
 

@@ -9,6 +9,7 @@ use super::health::Health;
 use super::model_from::ModelFrom;
 use super::pool::{Disruption, Rollout};
 use super::quota_store::QuotaStore;
+use super::scaling::Scaling;
 use super::sizing::{QuotaStatus, Sizing, SizingStatus};
 use super::types::{DataClass, Decimal, LocalRef, ModelClass, Ratio, Resources, SecretKeyRef};
 
@@ -188,6 +189,7 @@ pub struct Price {
 /// A pool of model servers in this cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.sizing) || has(self.perReplica)").message("spec.pool.sizing: needs perReplica.concurrency"))]
+#[x_kube(validation = Rule::new("!has(self.scaling) || (has(self.scaling.autoscaler) && self.scaling.autoscaler == 'External') || has(self.perReplica)").message("spec.pool.scaling: needs perReplica.concurrency, unless autoscaler is External"))]
 #[x_kube(validation = Rule::new("self.engine != 'Custom' || (has(self.image) && has(self.port))").message("spec.pool: engine Custom needs image and port"))]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
@@ -214,10 +216,13 @@ pub struct Pool {
     pub resources: Option<Resources>,
     /// Where the model's files are.
     pub model_from: ModelFrom,
-    /// Number of replicas, which `kubectl scale modeltier` sets. 0 switches the pool off on purpose. Default: 1.
+    /// Number of replicas, which `kubectl scale modeltier` sets. 0 switches the pool off on purpose. Read only without scaling, or where its autoscaler is External: leave it out of manifests then. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
+    /// Who changes the number of replicas, and between which bounds. Default: nobody but replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// How pods are replaced when the pod template changes. Default: every field's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
@@ -227,7 +232,7 @@ pub struct Pool {
     /// What one replica can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_replica: Option<PerReplica>,
-    /// What the pool is sized for. How many replicas that needs, and why, is in status.sizing; the condition Sized says whether spec.pool.replicas are enough. Default: it is not sized.
+    /// What the pool is sized for. How many replicas that needs, and why, is in status.sizing; the condition Sized says whether scaling.max, or replicas without scaling, is enough. Default: it is not sized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizing: Option<Sizing>,
     /// A partial pod template (metadata, spec) that is deep-merged last, for what has no field here. serviceAccountName, hostPath, host namespaces and privileged containers are refused.

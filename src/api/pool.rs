@@ -12,7 +12,7 @@ use super::types::{Duration, IntOrPercent};
 #[x_kube(validation = Rule::new("!has(self.progressDeadline) || duration(self.progressDeadline) > duration('0s')").message("spec.pool.rollout.progressDeadline: must be above 0s"))]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// Pods above spec.pool.replicas while pods are replaced, as a number or a percentage. Default: 1; but 0 where a replica holds a GPU or another device, unless maxUnavailable is 0.
+    /// Pods above the number of replicas while pods are replaced, as a number or a percentage. Default: 1; but 0 where a replica holds a GPU or another device, unless maxUnavailable is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_surge: Option<IntOrPercent>,
     /// Pods that may be missing while pods are replaced, as a number or a percentage. Default: 0, but 1 where maxSurge is 0.

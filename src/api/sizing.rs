@@ -65,9 +65,9 @@ pub struct SizingStatus {
     pub slots: i64,
     /// Replicas that are needed for all that was asked for.
     pub needed: i32,
-    /// Fewest replicas: what is needed, as far as the ceiling allows. It rises at once, and falls after five minutes of less demand.
+    /// Fewest replicas: what is needed, as far as the ceiling allows. It rises at once, and falls after scaling.scaleDownStabilization (5m without scaling) of less demand.
     pub floor: i32,
-    /// Most replicas: spec.pool.replicas, or what hourlyBudget pays for.
+    /// Most replicas: spec.pool.scaling.max, spec.pool.replicas without scaling, or what hourlyBudget pays for.
     pub ceiling: i32,
     /// What decides the floor.
     pub binding: Binding,

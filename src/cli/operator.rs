@@ -8,10 +8,13 @@ use anyhow::Context as _;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::api::scaling::Autoscaler;
 use crate::operator::controller::Controller;
 use crate::operator::plan::Settings;
 use crate::operator::sync::books::Books;
@@ -44,9 +47,21 @@ pub struct Args {
     /// Address on which routers' reports are taken, with --sync-address.
     #[arg(long, default_value = "0.0.0.0:9443")]
     sync_listen: SocketAddr,
+    /// Who scales a pool whose spec.pool.scaling does not say: HorizontalPodAutoscaler, KEDA or External.
+    #[arg(long, env = "SMALLFIRST_AUTOSCALER", default_value = "HorizontalPodAutoscaler", value_parser = autoscaler)]
+    autoscaler: Autoscaler,
+    /// Where KEDA asks the operator how much a tier has to do: HOST:PORT. Default: nowhere, and a tier with autoscaler KEDA
+    /// is not Ready.
+    #[arg(long, env = "SMALLFIRST_SCALER_ADDRESS")]
+    scaler_address: Option<String>,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:9090")]
     admin_address: SocketAddr,
+}
+
+/// An autoscaler by the name that it has in specs.
+fn autoscaler(name: &str) -> Result<Autoscaler, serde::de::value::Error> {
+    Autoscaler::deserialize(name.into_deserializer())
 }
 
 /// Runs the operator until it is told to stop.
@@ -75,7 +90,12 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::try_from(config).context("the cluster's configuration")?;
     let listener = TcpListener::bind(args.admin_address).await.with_context(|| args.admin_address.to_string())?;
     let mut election = Election::start(client.clone(), lease);
-    let settings = Settings { router_image: args.router_image, ..Settings::default() };
+    let settings = Settings {
+        router_image: args.router_image,
+        autoscaler: args.autoscaler,
+        scaler_address: args.scaler_address,
+        ..Settings::default()
+    };
     let mut sync = None;
     let mut desk = None;
     if let Some(address) = args.sync_address {

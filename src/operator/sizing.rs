@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::observe::cache::Id;
+use super::validate;
 use crate::api::ModelTier;
 use crate::api::sizing::SizingStatus;
 use crate::api::types::{Decimal, Ratio};
@@ -13,7 +14,7 @@ use crate::sizing::input::Portfolio;
 use crate::sizing::output::{Band, Binding, PoolSize, Sizes};
 use crate::sizing::steady::{Standing, settle};
 
-/// Time of less demand after which a floor falls.
+/// Time of less demand after which the floor of a pool falls that nobody scales.
 const STABILIZATION: Duration = Duration::from_secs(300);
 
 /// The floors that stand, of all namespaces.
@@ -46,6 +47,8 @@ impl Planner {
         let mut news = Vec::new();
         for (tier, size) in &sizes.pools {
             let min = portfolio.pools.get(tier).map_or(0, |pool| pool.min);
+            let scaling = tiers.get(tier).and_then(|tier| validate::scaling(tier));
+            let stabilization = scaling.map_or(STABILIZATION, |scaling| scaling.stabilization);
             let id = (namespace.to_owned(), tier.clone());
             // After a restart what was said last stands.
             let stored = || tiers.get(&id.1)?.status.as_ref()?.sizing.clone();
@@ -58,7 +61,7 @@ impl Planner {
                     (floor.map(Standing::at), said)
                 }
             };
-            let standing = settle(standing, size, min, STABILIZATION, now);
+            let standing = settle(standing, size, min, stabilization, now);
             let new = status(size, standing.floor);
             let said = match said {
                 Some(said) if !is_news(&said, &new, size.band) => said,
@@ -260,6 +263,24 @@ mod tests {
         assert!(planner.said(&id()).unwrap().floor > 2 * first.floor);
         planner.clear();
         assert_eq!(planner.said(&id()), None);
+    }
+
+    #[test]
+    fn a_pool_that_is_scaled_is_sized_between_its_bounds_and_falls_when_it_says() {
+        let mut observed = observed(40);
+        let mut tier = ModelTier::clone(&observed.tiers["llama"]);
+        let scaling = json!({"min": 3, "max": 12, "scaleDownStabilization": "60s"});
+        tier.spec.pool.as_mut().unwrap().scaling = Some(serde_json::from_value(scaling).unwrap());
+        observed.tiers.insert("llama".into(), Arc::new(tier));
+        let planner = Planner::default();
+        let look = |rate, seconds| {
+            planner.look("ml", &observed.tables, &observed.tiers, &Fixed(rate), Duration::from_secs(seconds));
+            planner.said(&id()).map(|said| (said.floor, said.ceiling))
+        };
+        assert_eq!(look(1000.0, 0), Some((12, 12)));
+        assert_eq!(look(0.1, 15), Some((12, 12)));
+        assert_eq!(look(0.1, 74), Some((12, 12)));
+        assert_eq!(look(0.1, 75), Some((3, 12)));
     }
 
     #[test]

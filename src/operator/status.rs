@@ -86,8 +86,16 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     if let Some(quota) = &quota {
         conditions.set(sized::within_quota(outcome, quota));
     }
-    let rollout = pool.map(|pool| Rollout { name: &name, wanted: pool.replicas, state: deployment });
-    conditions.close(outcome, ready(outcome, rollout.as_ref(), conditions.was_ready(outcome)));
+    let rollout = pool.map(|pool| {
+        // What an autoscaler wants is what is wanted.
+        let wanted = deployment.filter(|state| state.autoscaled).map_or(pool.replicas, |state| state.desired);
+        Rollout { name: &name, wanted, state: deployment, scales: pool.scaling.is_some() }
+    });
+    let was_ready = match pool.and_then(|pool| pool.scaling.as_ref()) {
+        None => conditions.was_ready(outcome),
+        Some(_) => conditions.was_ready_with(outcome, stored.current_revision.as_deref()),
+    };
+    conditions.close(outcome, ready(outcome, rollout.as_ref(), was_ready));
     let replicas = pool.map(|_| deployment.map_or(0, |d| d.replicas));
     ModelTierStatus {
         conditions: conditions.done(),
@@ -146,7 +154,7 @@ pub fn policy(
     conditions.set(resolved(outcome));
     let before = stored.table.as_ref().map(|table| table.hash.as_str());
     let (programmed, again) = programmed::programmed(outcome, observed, &stored.conditions, before, generation, now);
-    let rollout = Rollout { name: &name, wanted: replicas, state: deployment };
+    let rollout = Rollout { name: &name, wanted: replicas, state: deployment, scales: false };
     let was_ready = conditions.was_ready(outcome);
     let ready = ready(outcome, Some(&rollout), was_ready).and(&programmed, was_ready);
     conditions.set(programmed);
@@ -255,6 +263,8 @@ struct Rollout<'a> {
     name: &'a str,
     wanted: i32,
     state: Option<&'a DeploymentState>,
+    /// How many replicas there are is not the spec's matter: that some come and go is no rollout.
+    scales: bool,
 }
 
 /// Ready: the spec is rolled out. Once it was, a replica that is lost for a while shows in Available, not here.
@@ -270,7 +280,7 @@ fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> V
     if let Some(invalid) = &outcome.unresolved {
         return Verdict::no(READY, invalid.reason, &invalid.message);
     }
-    let Some(Rollout { name, wanted, state }) = rollout else {
+    let Some(Rollout { name, wanted, state, scales }) = rollout else {
         return Verdict::yes(READY, REASON_ROLLED_OUT, "In force");
     };
     let progressing = || Verdict::no(READY, REASON_PROGRESSING, format!("Deployment {name} is rolling out"));
@@ -279,9 +289,14 @@ fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> V
     if current && let Some(message) = &state.deadline_exceeded {
         return Verdict::no(READY, REASON_PROGRESS_DEADLINE, format!("Deployment {name}: {message}"));
     }
-    let held = was_ready && state.updated == state.desired && state.replicas == state.desired;
-    if current && (state.rolled_out() || held) {
+    let complete = current && state.updated == state.desired && state.replicas == state.desired;
+    let held = was_ready && (*scales || complete);
+    if held || current && state.rolled_out() {
         return match wanted {
+            0 if state.autoscaled => {
+                let message = format!("Deployment {name} is scaled to zero while nobody asks for the tier");
+                Verdict::yes(READY, REASON_SCALED_TO_ZERO, message)
+            }
             0 => Verdict::yes(READY, REASON_SCALED_TO_ZERO, format!("Deployment {name} is scaled to zero by the spec")),
             _ => Verdict::yes(READY, REASON_ROLLED_OUT, format!("Deployment {name} is rolled out")),
         };
@@ -312,6 +327,14 @@ impl<'a> Conditions<'a> {
                 .stored
                 .iter()
                 .any(|c| c.type_ == READY && c.status == "True" && c.observed_generation == self.generation)
+    }
+
+    /// Whether the pod template in force was rolled out before, whatever the number of replicas was then.
+    fn was_ready_with(&self, outcome: &Outcome, revision: Option<&str>) -> bool {
+        outcome.invalid.is_none()
+            && revision.is_some()
+            && revision == outcome.current_revision.as_deref()
+            && self.stored.iter().any(|c| c.type_ == READY && c.status == "True")
     }
 
     fn set(&mut self, verdict: Verdict) {

@@ -13,6 +13,7 @@ use super::answer::{Answer, Usage};
 use super::breaker::{Circuit, Fault, jitter};
 use super::call::{Answered, Body, CallError, Wants, call};
 use super::cascade::{Asked, World, at_most};
+use super::cold;
 use super::degraded::gives_way;
 use super::ejection::{endpoint_failed, tier_failed};
 use super::endpoints::choose;
@@ -42,8 +43,19 @@ pub(super) struct Call<'a, 's> {
     pub(super) asker: Asker,
 }
 
-/// Calls a tier if its account and its circuit let it, and tells them how it went.
+/// Calls a tier, once it is there, if its account and its circuit let it, and tells them how it went.
 pub(super) async fn call_tier(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
+    let Call { world, upstream, .. } = *asking;
+    if !upstream.is_cold(world.endpoints) {
+        return call_ready(asking, body).await;
+    }
+    // In a box: what few tiers are must not make the future of every request larger.
+    let awake = Box::pin(cold::awake(asking)).await?;
+    let world = World { endpoints: &awake, ..*world };
+    Box::pin(call_ready(&Call { world: &world, ..*asking }, body)).await
+}
+
+async fn call_ready(asking: &Call<'_, '_>, body: &Bytes) -> Result<(Answer, Body), CallError> {
     let Call { world, upstream, .. } = *asking;
     let rules = &upstream.rules;
     if let Some(gives_way) = gives_way(upstream, upstream.endpoints(world.endpoints), asking.asker.risk) {

@@ -51,6 +51,8 @@ pub struct CallError {
     pub counts: bool,
     /// Nobody was asked, because a budget has not enough for it.
     pub over_budget: Option<Box<Problem>>,
+    /// Nobody was asked, because the tier is scaled to zero.
+    pub cold: bool,
 }
 
 impl CallError {
@@ -59,7 +61,7 @@ impl CallError {
     pub const fn of(reason: FailoverReason, detail: &'static str) -> Self {
         use FailoverReason::{ServerError, Timeout, Unreachable};
         let counts = matches!(reason, Unreachable | Timeout | ServerError);
-        Self { reason: Some(reason), status: None, detail, retry_after: None, counts, over_budget: None }
+        Self { reason: Some(reason), status: None, detail, retry_after: None, counts, over_budget: None, cold: false }
     }
 
     /// An error that no endpoint is to blame for.
@@ -273,5 +275,5 @@ async fn refusal(
         _ => (Some(ServerError), "server error"),
     };
     let counts = matches!(reason, Some(Timeout | ServerError));
-    CallError { reason, status: Some(status), detail, retry_after, counts, over_budget: None }
+    CallError { reason, status: Some(status), detail, retry_after, counts, over_budget: None, cold: false }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::Shared;
 use super::admission::account::Asker;
 use super::admission::budget::Purses;
 use super::admission::escalations::Leave;
@@ -37,6 +38,8 @@ use crate::routing::table::{Step, Tier};
 
 /// What a walk needs besides the request.
 pub struct World<'a> {
+    /// What cores share.
+    pub shared: &'a Shared,
     /// Endpoints in force.
     pub endpoints: &'a Endpoints,
     /// This core's connections.
@@ -86,6 +89,9 @@ const OUTGROWN: &str = "Sticky";
 
 /// Why a step is skipped that a budget has not enough for.
 const BUDGET: &str = "Budget";
+
+/// Why a step is skipped whose tier is scaled to zero.
+pub(super) const COLD: &str = "Cold";
 
 /// Why a step is skipped that the limit on escalations does not let a request enter.
 pub(super) const ESCALATION_LIMIT: &str = "EscalationLimit";
@@ -392,6 +398,10 @@ async fn ask<'s>(
         Err(error) if error.reason == Some(FailoverReason::Degraded) => {
             entry.ending = Ending::Skipped("Degraded");
             return Said::SetAside(error.retry_after);
+        }
+        Err(CallError { cold: true, reason, .. }) => {
+            entry.ending = Ending::Skipped(COLD);
+            return Said::Skipped(reason);
         }
         Err(CallError { over_budget: Some(problem), .. }) => {
             entry.ending = Ending::Skipped(BUDGET);

@@ -87,6 +87,7 @@ fn endpoints(shared: &Shared, inputs: &mut Inputs) {
     let addresses = inputs.addresses.borrow_and_update().clone();
     let new = Endpoints::from_addresses(&addresses, &shared.endpoints.load());
     shared.endpoints.store(Arc::new(new));
+    shared.endpoints_changed.notify_waiters();
 }
 
 fn load(shared: &Shared, inputs: &mut Inputs, state: Option<&Path>, standing: &watch::Sender<Standing>) {

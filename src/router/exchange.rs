@@ -223,7 +223,7 @@ async fn chat<'s>(
     let purses = Purses([snapshot.budget(client), route.budget.as_ref()]);
     purses.check()?;
     let endpoints = shared.endpoints.load();
-    let world = World { endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
+    let world = World { shared, endpoints: &endpoints, pool, random: &|bound| shared.random(bound) };
     let turn = shared.sticky.turn(route, client, &peek, &head.headers);
     let asked = Asked { body, peek: &peek, id, client, start: turn.map_or(0, |turn| turn.start), purses };
     let served = walk(&world, route, &asked, &mut account.trace).await?;

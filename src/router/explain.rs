@@ -25,7 +25,7 @@ use serde_json::value::RawValue;
 use super::Shared;
 use super::admission::escalations::Escalations;
 use super::body::{Peek, peek};
-use super::cascade::{at_most, commit_after, needs};
+use super::cascade::{COLD, at_most, commit_after, needs};
 use super::degraded::gives_way;
 use super::endpoints::Endpoints;
 use super::errors::Problem;
@@ -35,7 +35,7 @@ use super::json::Object;
 use super::money::Money;
 use super::route::{Route, Stage};
 use super::snapshot::{Snapshot, Upstream};
-use crate::api::escalation_path::{Direction, Entry, OnExceeded};
+use crate::api::escalation_path::{ColdTier, Direction, Entry, OnExceeded};
 use crate::api::types::{DataClass, Risk};
 use crate::routing::decide::{self, Skip};
 use crate::routing::table::{EscalationLimit, Path, Step};
@@ -287,6 +287,10 @@ fn why_not(route: &Route, endpoints: &Endpoints, peek: &Peek<'_>, upstream: &Ups
     }
     if let Err(missing) = &upstream.authorization {
         return why("SecretMissing", missing.message.clone());
+    }
+    if upstream.is_cold(endpoints) {
+        let woken = if route.path.cold_tier == ColdTier::Wait { "the request waits for it" } else { "it is woken" };
+        return why(COLD, format!("it is scaled to zero, because nobody asked for it; {woken}"));
     }
     if gives_way(upstream, upstream.endpoints(endpoints), route.risk).is_some() {
         return why("Degraded", "little is left of it, which is for workloads of risk High".into());

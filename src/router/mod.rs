@@ -17,6 +17,7 @@ pub mod breaker;
 mod buffered;
 pub mod call;
 pub mod cascade;
+mod cold;
 pub mod continuation;
 pub mod control;
 mod degraded;
@@ -64,6 +65,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
+use tokio::sync::Notify;
 
 use access_log::AccessLog;
 use admission::budget::Budgets;
@@ -109,6 +111,8 @@ pub struct Shared {
     pub snapshot: ArcSwapOption<Snapshot>,
     /// Endpoints in force.
     pub endpoints: ArcSwap<Endpoints>,
+    /// Tells whoever waits for an endpoint that others are in force.
+    pub endpoints_changed: Notify,
     /// What is counted.
     pub metrics: Metrics,
     /// Where requests are logged.
@@ -150,6 +154,7 @@ impl Shared {
         Self {
             snapshot: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
+            endpoints_changed: Notify::new(),
             metrics,
             access_log,
             limits,

@@ -151,6 +151,7 @@ mod tests {
             output_price: output,
             concurrency: None,
             account: None,
+            scales_to_zero: false,
             health: Health::default(),
             backend: Backend::Url { base_url: "http://x".into(), credential: None },
         }

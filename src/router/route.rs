@@ -14,6 +14,7 @@ use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics};
 use super::snapshot::{Refused, Upstream, budget};
 use super::workload_metrics::WorkloadMetrics;
+use crate::api::escalation_path::ColdTier;
 use crate::api::types::{DataClass, Risk};
 use crate::routing::decide;
 use crate::routing::table::{Path, RoutingTable, Step, Workload, tier_path};
@@ -58,6 +59,8 @@ pub struct Stage {
     pub judges: Vec<Arc<Upstream>>,
     /// Whether and by how much its threshold may be lowered while an account is short.
     pub gives_way: Option<GivesWay>,
+    /// Whether a request waits for a tier that is scaled to zero.
+    pub waits: bool,
     /// Tokens of content after which a stream may be judged, where its gates can. Without gates: the first.
     pub commit_after: Option<u32>,
     /// Its tiers, in the order in which they are asked.
@@ -249,8 +252,8 @@ impl Compiler<'_> {
             });
             let most = decide::most_given_way(path, index, risk);
             let gives_way = (most > 0.0).then(|| self.metrics.gives_way(workload, &step.name, most));
-            let (gates, judges) = (gates.clone(), judges.collect());
-            Ok(Stage { gates, logprobs, asks, judges, gives_way, commit_after, legs: legs? })
+            let (gates, judges, waits) = (gates.clone(), judges.collect(), path.cold_tier == ColdTier::Wait);
+            Ok(Stage { gates, logprobs, asks, judges, gives_way, waits, commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).enumerate().map(stage).collect();
         Ok((path.clone(), stages?))

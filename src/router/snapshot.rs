@@ -122,6 +122,12 @@ impl Upstream {
         }
     }
 
+    /// Whether it has no endpoint, which may be on purpose: nobody asked for it.
+    #[must_use]
+    pub fn is_cold(&self, world: &Endpoints) -> bool {
+        self.tier.scales_to_zero && self.endpoints(world).is_empty()
+    }
+
     /// What its calls came to.
     fn counts(&self, world: &Endpoints, now: Instant) -> TierCounts {
         let endpoints = self.endpoints(world);

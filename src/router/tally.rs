@@ -24,10 +24,12 @@ pub enum Rejected {
     ContextOverflow,
     /// It refuses the request as such.
     Refused,
+    /// It is scaled to zero.
+    Cold,
 }
 
 /// As reports have them, in the order of the enum.
-const REASONS: [&str; 6] = ["Degraded", "Quota", "Budget", "RateLimited", "ContextOverflow", "Refused"];
+const REASONS: [&str; 7] = ["Degraded", "Quota", "Budget", "RateLimited", "ContextOverflow", "Refused", "Cold"];
 
 /// Counters of a tier, shared by all cores.
 #[derive(Debug, Default)]
@@ -86,7 +88,7 @@ impl Tally {
         }
     }
 
-    /// Counts a request as waiting for the tier's account until the guard is dropped.
+    /// Counts a request as waiting for the tier or its account until the guard is dropped.
     #[must_use]
     pub fn wait(&self) -> Queued<'_> {
         self.queued.fetch_add(1, Relaxed);
@@ -138,6 +140,7 @@ mod tests {
         tally.unanswered(&CallError { reason: None, ..CallError::of(ServerError, "refused") });
         tally.rejected(Rejected::Quota);
         tally.rejected(Rejected::Budget);
+        tally.rejected(Rejected::Cold);
         let usage = Usage { prompt: 100, cached: 40, completion: 7 };
         tally.answered(Duration::from_millis(250), 3, usage);
         tally.answered(Duration::from_millis(50), 4, usage);

@@ -111,7 +111,7 @@ pub struct TierCounts {
     /// Its endpoints, over which they are spread.
     #[serde(skip_serializing_if = "is_zero")]
     pub endpoints: u64,
-    /// Requests that wait for its account.
+    /// Requests that wait for it to be woken, or for its account.
     #[serde(skip_serializing_if = "is_zero")]
     pub queued: u64,
     /// Whether it is left alone because it failed, or tried again after that.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::escalation_path::{
-    Compare, ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExceeded,
+    ColdTier, Compare, ConfidenceMeasure, ConfidenceScope, Direction, Entry, FailoverReason, FinishReason, OnExceeded,
     OnExhausted, OnMissing,
 };
 use crate::api::model_tier::Capability;
@@ -166,6 +166,9 @@ pub struct Tier {
     pub concurrency: Option<u32>,
     /// The provider's account, where it has a quota to keep: the same for all tiers of the account.
     pub account: Option<Account>,
+    /// Whether it may have no replica on purpose, because nobody asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scales_to_zero: bool,
     /// When the tier or one of its endpoints is left alone.
     #[serde(default)]
     pub health: Health,
@@ -322,10 +325,17 @@ pub struct Path {
     /// Most by which thresholds of confidence are lowered while an account is short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slack: Option<f64>,
+    /// What becomes of a request at a tier that is scaled to zero. Skip where none of its tiers can be.
+    #[serde(default, skip_serializing_if = "skips")]
+    pub cold_tier: ColdTier,
     /// Which way to fall.
     pub direction: Direction,
     /// What to answer when nothing passed.
     pub on_exhausted: OnExhausted,
+}
+
+fn skips(cold_tier: &ColdTier) -> bool {
+    *cold_tier == ColdTier::Skip
 }
 
 /// How many requests of a workload may escalate.

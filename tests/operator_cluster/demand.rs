@@ -112,7 +112,7 @@ async fn portfolio(client: &Client, ns: &str, url: &str) -> Api<RoutingPolicy> {
     Api::namespaced(client.clone(), ns)
 }
 
-async fn ask(router: &Router, times: usize) -> Vec<String> {
+pub async fn ask(router: &Router, times: usize) -> Vec<String> {
     let mut statuses = Vec::new();
     for _ in 0..times {
         let body = r#"{"model":"chat","messages":[{"role":"user","content":"hello"}]}"#;

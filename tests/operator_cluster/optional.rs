@@ -1,20 +1,25 @@
 //! Kinds of other projects: said when they are missing, used as soon as they are there, without a restart.
 
 use kube::core::{ApiResource, DynamicObject};
-use smallfirst::operator::plan::{http_route, inference_pool};
+use smallfirst::operator::plan::{http_route, inference_pool, scaled_object};
 
 use super::*;
 
-const CRDS: [(&str, &str); 2] = [
+const CRDS: [(&str, &str); 3] = [
     ("httproutes.gateway.networking.k8s.io", include_str!("../data/crds/httproutes.json")),
     ("inferencepools.inference.networking.k8s.io", include_str!("../data/crds/inferencepools.json")),
+    ("scaledobjects.keda.sh", include_str!("../data/crds/scaledobjects.json")),
 ];
+
+fn kinds() -> [ApiResource; 3] {
+    [http_route(), inference_pool::resource(), scaled_object()]
+}
 
 fn crd(name: &str) -> String {
     format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
 }
 
-fn objects(client: &Client, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+pub fn objects(client: &Client, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, resource)
 }
 
@@ -24,7 +29,7 @@ pub async fn install(client: &Client, namespace: &str) {
         let path = format!("{}?fieldManager=test&force=true", crd(name));
         server::send(client, "PATCH", &path, &serde_json::from_str(text).unwrap()).await.unwrap();
     }
-    for resource in [http_route(), inference_pool::resource()] {
+    for resource in kinds() {
         let api = objects(client, namespace, &resource);
         until("the kind", || async { api.list(&ListParams::default()).await.ok() }).await;
     }
@@ -35,7 +40,7 @@ async fn remove(client: &Client, namespace: &str) {
         let gone = server::send(client, "DELETE", &crd(name), &json!({})).await;
         assert!(gone.as_ref().is_ok_and(|_| true) || gone.as_ref().is_err_and(not_found), "{gone:?}");
     }
-    for resource in [http_route(), inference_pool::resource()] {
+    for resource in kinds() {
         let api = objects(client, namespace, &resource);
         until("no kind", || async { api.list(&ListParams::default()).await.is_err().then_some(()) }).await;
     }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
-use smallfirst::operator::plan::http_route;
+use smallfirst::operator::plan::{http_route, scaled_object};
 use smallfirst::router::control::Standing;
 use smallfirst::runtime::leader::{self, Election};
 use smallfirst::yaml;
@@ -112,6 +112,13 @@ async fn put(client: &Client, namespace: &str, (resource, object): (ApiResource,
     api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
 }
 
+/// By the operator's field manager: the API server sees no conflict of fields.
+async fn apply(client: &Client, ns: &str, (resource, object): (ApiResource, Value)) {
+    let (version, plural, name) = (resource.api_version, resource.plural, object["metadata"]["name"].as_str().unwrap());
+    let path = format!("/apis/{version}/namespaces/{ns}/{plural}/{name}?fieldManager=smallfirst");
+    server::send(client, "PATCH", &path, &object).await.unwrap();
+}
+
 /// Everything that the operator ever does: children made, mended and pruned, conflicts, statuses, Events.
 async fn live(client: &Client, ns: &str) {
     let policies: Api<RoutingPolicy> = Api::namespaced(client.clone(), ns);
@@ -123,7 +130,7 @@ async fn live(client: &Client, ns: &str) {
     let mut stored = taken.clone();
     stored.metadata.name = Some("stored".to_owned());
     let is_template = |desired: &plan::Desired| desired.resource.kind == "ControllerRevision";
-    let objects = |tier: &ModelTier| plan::tier(tier, &[], &settings()).unwrap().objects().into_iter();
+    let objects = |tier: &ModelTier| plan::tier(tier, &Seen::default(), &settings()).unwrap().objects().into_iter();
     let others = objects(&taken).filter(|desired| !is_template(desired)).chain(objects(&stored).filter(is_template));
     for desired in others {
         let mut object = desired.body;
@@ -146,14 +153,8 @@ async fn live(client: &Client, ns: &str) {
     other.metadata.name = Some("taken".to_owned());
     let parents = json!({"parentRefs": [{"name": "web"}]});
     other.spec.router.gateway = serde_json::from_value(parents.clone()).unwrap();
-    // By the same field manager: the API server sees no conflict of fields.
-    let apply = |(resource, object): (ApiResource, Value)| async move {
-        let (version, plural) = (resource.api_version, resource.plural);
-        let path = format!("/apis/{version}/namespaces/{ns}/{plural}/taken-router?fieldManager=smallfirst");
-        server::send(client, "PATCH", &path, &object).await.unwrap();
-    };
-    apply(dynamic(&http_route(), ns, "taken-router", json!({"spec": parents.clone()}))).await;
-    apply(object::<HorizontalPodAutoscaler>(ns, "taken-router", autoscaler.clone())).await;
+    apply(client, ns, dynamic(&http_route(), ns, "taken-router", json!({"spec": parents.clone()}))).await;
+    apply(client, ns, object::<HorizontalPodAutoscaler>(ns, "taken-router", autoscaler.clone())).await;
     other.spec.router.scaling = serde_json::from_value(json!({"min": 1, "max": 1})).unwrap();
     create(client, ns, &tier(ns, "small")).await;
     create(client, ns, &taken).await;
@@ -167,6 +168,8 @@ async fn live(client: &Client, ns: &str) {
     };
     until("the routers", || async { (ready("front").await? == "Progressing").then_some(()) }).await;
     until("the conflict", || async { (ready("taken").await? == "Conflict").then_some(()) }).await;
+
+    scale(client, ns).await;
 
     // What another version made and this one does not go.
     let owner = policies.get("front").await.unwrap();
@@ -204,6 +207,51 @@ async fn live(client: &Client, ns: &str) {
         .await;
     }
     pause(1000).await;
+}
+
+/// Autoscalers come and go, and one pool is where no HorizontalPodAutoscaler can help it.
+async fn scale(client: &Client, ns: &str) {
+    let target = json!({"scaleTargetRef": {"name": "x"}, "triggers": []});
+    apply(client, ns, dynamic(&scaled_object(), ns, "kedas-pool", json!({"spec": target}))).await;
+    let scaling = |by: &str| json!({"min": 2, "max": 3, "autoscaler": by});
+    for name in ["kedas", "scaled"] {
+        let mut tier = tier(ns, name);
+        let pool = tier.spec.pool.as_mut().unwrap();
+        pool.per_replica = Some(serde_json::from_value(json!({"concurrency": 4})).unwrap());
+        pool.scaling = Some(serde_json::from_value(scaling("KEDA")).unwrap());
+        create(client, ns, &tier).await;
+    }
+    let tiers: Api<ModelTier> = Api::namespaced(client.clone(), ns);
+    until("the taken ScaledObject", || async {
+        (condition(&tiers.get("kedas").await.unwrap(), "Ready")?["reason"] == "Conflict").then_some(())
+    })
+    .await;
+    let objects = optional::objects(client, ns, &scaled_object());
+    until("the ScaledObject", || async { objects.get_opt("scaled-pool").await.unwrap() }).await;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), ns);
+    let is = |replicas| {
+        let deployments = deployments.clone();
+        async move { (deployments.get("scaled-pool").await.unwrap().spec?.replicas == Some(replicas)).then_some(()) }
+    };
+    let set = |replicas: i32| {
+        let (deployments, patch) = (deployments.clone(), Patch::Merge(json!({"spec": {"replicas": replicas}})));
+        async move { deployments.patch_scale("scaled-pool", &PatchParams::default(), &patch).await.unwrap() }
+    };
+    let by = |autoscaler: &str| {
+        let patch = Patch::Merge(json!({"spec": {"pool": {"scaling": scaling(autoscaler)}}}));
+        let tiers = tiers.clone();
+        async move { tiers.patch("scaled", &PatchParams::default(), &patch).await.unwrap() }
+    };
+    set(3).await;
+    pause(500).await;
+    by("External").await;
+    until("its number", || async { (tiers.get("scaled").await.unwrap().spec.pool?.replicas == 3).then_some(()) }).await;
+    until("the same number", || is(3)).await;
+    by("HorizontalPodAutoscaler").await;
+    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), ns);
+    until("the autoscaler", || async { autoscalers.get_opt("scaled-pool").await.unwrap() }).await;
+    set(0).await;
+    until("its least", || is(2)).await;
 }
 
 /// A router reports.

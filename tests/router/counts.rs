@@ -25,7 +25,7 @@ use super::harness::{Harness, body, exchange, table};
 use super::{LARGE, SURE, UNSURE};
 
 /// Where a router reports: it takes every report, and answers nothing but that it did.
-struct Desk {
+pub struct Desk {
     sync: Value,
     last: watch::Receiver<Report>,
 }
@@ -52,7 +52,7 @@ impl Desk {
     }
 
     /// The first report in which this holds.
-    async fn counts(&mut self, holds: impl Fn(&Counts) -> bool) -> Counts {
+    pub async fn counts(&mut self, holds: impl Fn(&Counts) -> bool) -> Counts {
         let wait = self.last.wait_for(|report| holds(&report.counts));
         let found = tokio::time::timeout(Duration::from_secs(10), wait).await;
         let found = found.ok().map(|report| report.unwrap().counts.clone());
@@ -75,14 +75,14 @@ async fn take(stream: TcpStream, acceptor: TlsAcceptor, heard: Arc<watch::Sender
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-struct Reporting {
-    desk: Desk,
-    router: Harness,
+pub struct Reporting {
+    pub desk: Desk,
+    pub router: Harness,
     table: Value,
     _token: tempfile::TempDir,
 }
 
-async fn reporting(small: &FakeUpstream, large: &FakeUpstream, change: impl FnOnce(&mut Value)) -> Reporting {
+pub async fn reporting(small: &FakeUpstream, large: &FakeUpstream, change: impl FnOnce(&mut Value)) -> Reporting {
     let desk = Desk::start().await;
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::ApiResource;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -65,7 +65,7 @@ const AUTOSCALERS: usize = 2;
 fn phase(kind: &str) -> usize {
     match kind {
         "Deployment" => 1,
-        "HorizontalPodAutoscaler" => AUTOSCALERS,
+        "HorizontalPodAutoscaler" | "ScaledObject" => AUTOSCALERS,
         _ => 0,
     }
 }
@@ -106,7 +106,8 @@ impl Applier {
     /// Makes the owner's children what is desired, and deletes those that are no longer.
     ///
     /// Deployments come after all that their pods need, autoscalers after them. While a pod template can't be stored they do not
-    /// come at all: what runs must be what the next operator finds.
+    /// come at all: what runs must be what the next operator finds. Nor do autoscalers while the one before is there, or the
+    /// replicas were not handed over: two would scale one Deployment.
     ///
     /// # Errors
     /// The first thing that went wrong, in the order of `desired`. Everything else was done.
@@ -128,9 +129,13 @@ impl Applier {
         // An autoscaler goes before the spec sets the replicas again.
         let kind = |child: &ChildId| self.world.children.kinds().get(child.0).map_or("", |kind| kind.kind.as_str());
         let (sooner, later): (Vec<_>, Vec<_>) = unwanted.partition(|child| phase(kind(child)) == AUTOSCALERS);
-        results.extend(join_all(sooner.into_iter().map(|child| self.prune(owner, child))).await);
-        results.extend(join_all(deployments.into_iter().map(|d| self.child(owner, d))).await);
-        results.extend(join_all(autoscalers.into_iter().map(|d| self.child(owner, d))).await);
+        let pruned = join_all(sooner.into_iter().map(|child| self.prune(owner, child))).await;
+        let applied = join_all(deployments.into_iter().map(|d| self.child(owner, d))).await;
+        let alone = pruned.iter().chain(&applied).all(Result::is_ok);
+        results.extend(pruned.into_iter().chain(applied));
+        if alone {
+            results.extend(join_all(autoscalers.into_iter().map(|d| self.child(owner, d))).await);
+        }
         results.extend(join_all(later.into_iter().map(|child| self.prune(owner, child))).await);
         results.into_iter().collect()
     }
@@ -191,6 +196,30 @@ impl Applier {
     /// The only write that is forced: of `spec.replicas`, when it changes hands because the spec says so.
     async fn hand_over(&self, owner: &Owner, to: &Desired, body: &Value, object: &str) -> Result<DynamicObject, Error> {
         self.send(owner, to, &PatchParams::apply(handover::MANAGER).force(), body, object).await
+    }
+
+    /// Sets the replicas of an object that was seen in this version, by its `/scale`. Whoever changed it since then is heard
+    /// first: the change is on its way to the caches.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn scale<K: Resource<DynamicType = ()>>(
+        &self,
+        owner: &Owner,
+        (name, version): (&str, Option<&str>),
+        replicas: i32,
+    ) -> Result<(), Error> {
+        let resource = ApiResource::erase::<K>(&());
+        let object = format!("{} {name}", resource.kind);
+        let api = self.api(owner, &resource);
+        let params = PatchParams { field_manager: Some(handover::MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}));
+        let _slot = self.slots.acquire().await;
+        let request = api.patch_scale(name, &params, &patch);
+        match self.write("scale", &resource.kind, &object, request).await {
+            Ok(_) | Err(Error::Refused { code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn send(

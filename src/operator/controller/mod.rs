@@ -13,6 +13,7 @@ mod malformed;
 mod path;
 mod policy;
 pub mod queue;
+mod scaling;
 mod sizing;
 mod statuses;
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub struct Context {
     statuses: Statuses,
     malformed: Malformed,
     planner: Planner,
+    settled: scaling::Settled,
     settings: Settings,
     /// Where routers report, once that is known. `None`: nowhere.
     sync: Option<watch::Receiver<Option<SyncAddress>>>,
@@ -149,6 +151,7 @@ impl Controller {
             statuses: Statuses::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&metrics)),
             malformed: Malformed::new(client.clone(), leader.clone(), Arc::clone(&metrics)),
             planner: Planner::default(),
+            settled: scaling::Settled::default(),
             settings,
             sync,
         });

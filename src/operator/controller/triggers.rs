@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
-use kube::core::DynamicObject;
+use kube::core::{ApiResource, DynamicObject};
 
 use super::queue::{Key, Kind};
 use crate::api::escalation_path::Step;
@@ -17,7 +18,9 @@ use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::operator::observe::cache::{Change, Id, id};
 use crate::operator::observe::children::controller;
 use crate::operator::observe::guard::Guard;
-use crate::operator::observe::world::{World, port_names, ready_pods, service_of};
+use crate::operator::observe::world::{World, port_names, ready_pods, scaled, service_of};
+use crate::operator::plan::scaled_object;
+use crate::operator::plan::scaling::Scales;
 
 fn parts<K: Resource>(change: &Change<K>) -> (String, String) {
     let meta = change.new.as_ref().or(change.old.as_ref()).map(|object| object.meta().clone()).unwrap_or_default();
@@ -90,8 +93,29 @@ pub fn inference_pool(world: &World, change: &Change<DynamicObject>) -> Vec<Key>
     tiers.filter_map(|tier| tier.metadata.name.as_deref()).map(|name| Key::new(Kind::Tier, &namespace, name)).collect()
 }
 
-/// Whom it concerns that a kind came or went: all that ask for an object of it.
-pub fn http_routes(world: &World) -> Vec<Key> {
+/// What a change of somebody's autoscaler concerns: the tiers that it scales and scaled, if another one is scaled.
+pub fn autoscaler(change: &Change<HorizontalPodAutoscaler>) -> Vec<Key> {
+    let scales = |object: &Option<Arc<HorizontalPodAutoscaler>>| {
+        let (scales, name) = scaled(object.as_deref()?)?;
+        let tier = match scales {
+            Scales::Deployment => name.strip_suffix("-pool")?,
+            Scales::Tier => name,
+        };
+        Some((scales, tier.to_owned(), object.as_deref()?.metadata.owner_references.clone()))
+    };
+    let (old, new) = (scales(&change.old), scales(&change.new));
+    if old == new {
+        return Vec::new();
+    }
+    let (namespace, _) = parts(change);
+    [old, new].into_iter().flatten().map(|(_, tier, _)| Key::new(Kind::Tier, &namespace, &tier)).collect()
+}
+
+/// Whom it concerns that a kind of children came or went: all that ask for an object of it.
+pub fn kind(world: &World, resource: &ApiResource) -> Vec<Key> {
+    if *resource == scaled_object() {
+        return tiers(world, |tier| tier.spec.pool.as_ref().is_some_and(|pool| pool.scaling.is_some()));
+    }
     let asks = |id: &Id| {
         let guard = world.policies.get(id);
         guard.is_some_and(|guard| guard.0.as_ref().is_ok_and(|policy| policy.spec.router.gateway.is_some()))
@@ -101,10 +125,11 @@ pub fn http_routes(world: &World) -> Vec<Key> {
 
 /// The same for InferencePools.
 pub fn inference_pools(world: &World) -> Vec<Key> {
-    let asks = |id: &Id| {
-        let guard = world.tiers.get(id);
-        guard.is_some_and(|guard| guard.0.as_ref().is_ok_and(|tier| inference_pool_of(tier).is_some()))
-    };
+    tiers(world, |tier| inference_pool_of(tier).is_some())
+}
+
+fn tiers(world: &World, asks: impl Fn(&ModelTier) -> bool) -> Vec<Key> {
+    let asks = |id: &Id| world.tiers.get(id).is_some_and(|guard| guard.0.as_ref().is_ok_and(&asks));
     world.tiers.ids().into_iter().filter(asks).map(|id| Key { kind: Kind::Tier, id }).collect()
 }
 

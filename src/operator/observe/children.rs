@@ -16,7 +16,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 
 use super::cache::{Cache, Change, Id, id};
-use crate::operator::plan::http_route;
+use crate::operator::plan::{http_route, scaled_object};
 
 /// A child: its kind's place in [`Children::kinds`], namespace and name.
 pub type ChildId = (usize, Id);
@@ -45,10 +45,12 @@ impl Default for Children {
             ApiResource::erase::<HorizontalPodAutoscaler>(&()),
             ApiResource::erase::<Deployment>(&()),
             http_route(),
+            scaled_object(),
         ];
         let caches = kinds.iter().map(|_| Cache::default()).collect();
         // Until the cluster was asked.
-        let absent = kinds.iter().map(|kind| AtomicBool::new(*kind == http_route())).collect();
+        let optional = [http_route(), scaled_object()];
+        let absent = kinds.iter().map(|kind| AtomicBool::new(optional.contains(kind))).collect();
         Self { kinds, absent, caches, by_owner: Mutex::default() }
     }
 }

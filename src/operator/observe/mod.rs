@@ -86,6 +86,8 @@ pub struct DeploymentState {
     pub observed_generation: i64,
     /// `spec.replicas`.
     pub desired: i32,
+    /// Whether that is an autoscaler's.
+    pub autoscaled: bool,
     /// `status.replicas`: old and new pods.
     pub replicas: i32,
     /// `status.updatedReplicas`: pods of the current template.

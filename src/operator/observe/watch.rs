@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec};
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -95,6 +96,17 @@ impl Watches {
                 q.add_all(triggers::slice(&change));
             }
         }));
+        let api: Api<HorizontalPodAutoscaler> = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let (w, q) = (Arc::clone(world), Arc::clone(queue));
+        let (kind, metrics) = ("HorizontalPodAutoscaler".to_owned(), Arc::clone(&self.metrics));
+        tasks.spawn(drive(api, config.clone(), kind, metrics, move |event| {
+            for change in w.autoscalers.watched(event.modify(only_target)) {
+                q.add_all(triggers::autoscaler(&change));
+            }
+        }));
         for (index, resource) in world.children.kinds().iter().enumerate() {
             let watch = self.children(index, resource, config.clone());
             if world.children.is_present(index) {
@@ -102,12 +114,13 @@ impl Watches {
                 continue;
             }
             let (w, q) = (Arc::clone(world), Arc::clone(queue));
+            let kind = resource.clone();
             let optional = Optional {
                 resource: resource.clone(),
                 watch: Box::new(move || tokio::spawn(watch())),
                 tell: Arc::new(move |present| {
                     w.children.set_present(index, present);
-                    q.add_all(triggers::http_routes(&w));
+                    q.add_all(triggers::kind(&w, &kind));
                 }),
             };
             tasks.spawn(optional.start(self.client.clone(), self.ask_every).await);
@@ -207,6 +220,18 @@ fn only_ports(service: &mut Service) {
     let ports = service.spec.take().and_then(|spec| spec.ports);
     service.spec = Some(ServiceSpec { ports, ..ServiceSpec::default() });
     service.status = None;
+}
+
+/// Of a HorizontalPodAutoscaler, nothing but what it scales and whose it is is kept.
+fn only_target(autoscaler: &mut HorizontalPodAutoscaler) {
+    let ObjectMeta { name, namespace, uid, resource_version, owner_references, .. } =
+        std::mem::take(&mut autoscaler.metadata);
+    autoscaler.metadata =
+        ObjectMeta { name, namespace, uid, resource_version, owner_references, ..ObjectMeta::default() };
+    let spec = autoscaler.spec.take().unwrap_or_default();
+    autoscaler.spec =
+        Some(HorizontalPodAutoscalerSpec { scale_target_ref: spec.scale_target_ref, ..Default::default() });
+    autoscaler.status = None;
 }
 
 /// Of an EndpointSlice, nothing but which pods are ready is kept.

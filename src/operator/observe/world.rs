@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
@@ -16,12 +17,14 @@ use serde::de::DeserializeOwned;
 use super::cache::{Cache, Id};
 use super::children::{Children, controller};
 use super::guard::Guard;
-use super::{DeploymentState, Observed};
-use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
+use super::{DeploymentState, Observed, Reports};
+use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::operator::demand::measured::Measured;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
+use crate::operator::plan::scaling::{Asked, Other, Scalers, Scales};
+use crate::operator::plan::{AUTOSCALED, Seen, scaled_object};
 use crate::operator::pressure::Pressure;
 use crate::operator::sync::routers::Routers;
 use crate::routing::RoutingTable;
@@ -40,6 +43,8 @@ pub struct World {
     pub services: Cache<Service>,
     /// Endpoints of the routers' Services: which of their pods are ready.
     pub slices: Cache<EndpointSlice>,
+    /// All HorizontalPodAutoscalers, as far as what they scale and whose they are.
+    pub autoscalers: Cache<HorizontalPodAutoscaler>,
     /// All InferencePools, as far as their selectors and ports. Not ready where the cluster has none.
     pub inference_pools: Cache<DynamicObject>,
     /// Whether the cluster has InferencePools.
@@ -92,6 +97,7 @@ impl World {
         awaited.extend(pools.then(|| "inferencepools".to_owned()));
         awaited.extend((!self.services.is_ready()).then(|| "ports of services".to_owned()));
         awaited.extend((!self.slices.is_ready()).then(|| "endpointslices".to_owned()));
+        awaited.extend((!self.autoscalers.is_ready()).then(|| "horizontalpodautoscalers of others".to_owned()));
         awaited
     }
 
@@ -120,9 +126,16 @@ impl World {
 
     /// Adds the Deployment of an owner, if it has one of this name.
     pub fn add_deployment(&self, observed: &mut Observed, owner: &str, id: &Id) {
-        if let Some(object) = self.child::<Deployment>(owner, id) {
-            observed.deployments.insert(id.1.clone(), deployment_state(&object));
+        if let Some((state, _)) = self.deployment(owner, id) {
+            observed.deployments.insert(id.1.clone(), state);
         }
+    }
+
+    /// The Deployment of an owner, if it has one of this name, and the version in which it was seen.
+    #[must_use]
+    pub fn deployment(&self, owner: &str, id: &Id) -> Option<(DeploymentState, Option<String>)> {
+        let object = self.child::<Deployment>(owner, id)?;
+        Some((deployment_state(&object), object.resource_version()))
     }
 
     /// Adds the table that a policy published last.
@@ -149,11 +162,47 @@ impl World {
         found.map_or(Lookup::NotFound, |object| Lookup::Found(inference_pool(&object)))
     }
 
-    /// The pod templates that are stored of an owner.
+    /// What there is of the children of a tier, whose pool's have this name.
     #[must_use]
-    pub fn templates(&self, owner: &str) -> Vec<StoredTemplate> {
-        let objects = self.children.of_kind::<ControllerRevision>(owner);
-        objects.iter().filter_map(|object| stored_template(object)).collect()
+    pub fn seen(&self, tier: &Id, owner: &str, pool: &Id) -> Seen {
+        let templates = self.children.of_kind::<ControllerRevision>(owner);
+        let deployment = self.deployment(owner, pool).map(|(state, _)| state);
+        let autoscalers = self.autoscalers.namespace(&pool.0);
+        let kind = self.children.kind(&scaled_object());
+        let owned = |object: Arc<DynamicObject>| controller(&object).is_some_and(|r| r.uid == owner);
+        Seen {
+            templates: templates.iter().filter_map(|object| stored_template(object)).collect(),
+            scalers: Scalers {
+                autoscaled: deployment.filter(|state| state.autoscaled).map(|state| state.desired),
+                others: autoscalers.iter().filter_map(|object| other(object, tier, owner, pool)).collect(),
+                scaled_object: kind.and_then(|kind| self.children.get(&(kind, pool.clone()))).is_some_and(owned),
+                has_scaled_objects: kind.is_some_and(|kind| self.children.is_present(kind)),
+                sizing: None,
+            },
+        }
+    }
+
+    /// Whether a tier's pool may be scaled to zero.
+    #[must_use]
+    pub fn scales_to_zero(&self, tier: &Id) -> bool {
+        let pool = |tier: &ModelTier| Some(tier.spec.pool.as_ref()?.scaling.as_ref()?.min == 0);
+        self.tiers.get(tier).is_some_and(|guard| live(&guard).and_then(pool).unwrap_or_default())
+    }
+
+    /// What is known of who asked for a tier. Which of a namespace's policies use it does not matter: while a router of any
+    /// of them is not heard, it is not known.
+    #[must_use]
+    pub fn asked(&self, tier: &Id, now: Instant) -> Asked {
+        let heard = |policy: &Id| {
+            let mut observed = Observed::default();
+            self.add_reports(&mut observed, policy, now);
+            observed.reports.is_some_and(|Reports { pods, ready, patient }| {
+                !patient && ready.iter().all(|pod| pods.get(pod).is_some_and(|reported| !reported.silent))
+            })
+        };
+        let policies = self.policies.ids();
+        let mut policies = policies.iter().filter(|policy| policy.0 == tier.0);
+        Asked { all_heard: policies.all(heard), ..self.routers.asked(tier) }
     }
 
     /// Adds what the routers of a policy say, if anybody listens to them, and which of their pods are ready.
@@ -198,6 +247,33 @@ pub fn port_names(service: &Service) -> Vec<((String, u16), String)> {
     tcp.filter_map(|port| Some(((service.name_any(), u16::try_from(port.port).ok()?), port.name.clone()?))).collect()
 }
 
+/// What is to be known of a HorizontalPodAutoscaler of a tier or its pool that is not the operator's. `None`: it is that, or
+/// of something else.
+fn other(object: &HorizontalPodAutoscaler, tier: &Id, owner: &str, pool: &Id) -> Option<Other> {
+    let scales = scaled(object).and_then(|(scales, name)| match scales {
+        Scales::Deployment => (name == pool.1).then_some(scales),
+        Scales::Tier => (name == tier.1).then_some(scales),
+    })?;
+    let owners = || object.metadata.owner_references.iter().flatten().filter(|r| r.controller == Some(true));
+    if owners().any(|r| r.uid == owner) {
+        return None;
+    }
+    let of = owners().find(|r| r.kind == scaled_object().kind).map(|r| r.name.clone());
+    Some(Other { name: object.name_any(), of, scales })
+}
+
+/// What a HorizontalPodAutoscaler scales, by name, if that can be a pool.
+#[must_use]
+pub fn scaled(object: &HorizontalPodAutoscaler) -> Option<(Scales, &str)> {
+    let target = &object.spec.as_ref()?.scale_target_ref;
+    let group = target.api_version.as_deref().and_then(|version| version.split_once('/')).map(|(group, _)| group);
+    match (group, target.kind.as_str()) {
+        (Some("apps"), "Deployment") => Some((Scales::Deployment, &target.name)),
+        (Some(GROUP), "ModelTier") => Some((Scales::Tier, &target.name)),
+        _ => None,
+    }
+}
+
 fn inference_pool(object: &DynamicObject) -> InferencePool {
     let spec = &object.data["spec"];
     let port = spec.pointer("/targetPorts/0/number").and_then(serde_json::Value::as_i64);
@@ -233,6 +309,7 @@ fn deployment_state(object: &DynamicObject) -> DeploymentState {
         generation: object.metadata.generation.unwrap_or_default(),
         observed_generation: part(object, "/status/observedGeneration"),
         desired: part(object, "/spec/replicas"),
+        autoscaled: object.annotations().contains_key(AUTOSCALED),
         replicas: part(object, "/status/replicas"),
         updated: part(object, "/status/updatedReplicas"),
         ready: part(object, "/status/readyReplicas"),

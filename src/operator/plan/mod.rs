@@ -8,6 +8,7 @@ mod common;
 pub mod engines;
 mod gateway;
 pub mod inference_pool;
+mod keda;
 mod labels;
 mod merge;
 mod objects;
@@ -16,6 +17,7 @@ mod pool;
 pub mod portfolio;
 mod render;
 mod router;
+pub mod scaling;
 pub mod table;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
@@ -26,15 +28,18 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 
 pub use gateway::http_route;
+pub use keda::scaled_object;
 pub use labels::{AUTOSCALED, COMPONENT, MANAGED_BY, POLICY, TABLE_HASH, TIER};
 pub use objects::Desired;
 use pinned::StoredTemplate;
 pub use pool::selector;
 pub use render::render;
+use scaling::{Scaled, Scalers};
 
 use super::observe::Observed;
 use super::validate::{self, Invalid};
 use crate::api::model_tier::Pool;
+use crate::api::scaling::Autoscaler;
 use crate::api::{ModelTier, RoutingPolicy};
 use crate::routing::table::{SyncAddress, Tier};
 
@@ -47,6 +52,10 @@ pub struct Settings {
     pub renderer: Renderer,
     /// Where routers report. `None`: nowhere.
     pub sync: Option<SyncAddress>,
+    /// Who scales a pool whose spec does not say.
+    pub autoscaler: Autoscaler,
+    /// Where KEDA asks the operator how much a tier has to do: HOST:PORT. `None`: nowhere.
+    pub scaler_address: Option<String>,
 }
 
 /// What makes pod templates. Versions of the operator differ in it; a tier is rendered by it only once.
@@ -63,6 +72,15 @@ impl Default for Renderer {
     fn default() -> Self {
         Self { version: env!("CARGO_PKG_VERSION"), render }
     }
+}
+
+/// What the cluster has of a tier's children, as far as a plan depends on it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// The pod templates that are stored.
+    pub templates: Vec<StoredTemplate>,
+    /// Who scales its pool.
+    pub scalers: Scalers,
 }
 
 /// The children of a tier: all of them with a pool, none otherwise.
@@ -91,6 +109,8 @@ pub struct PoolPlan {
     pub deployment: Deployment,
     /// The Deployment's pod template.
     pub template: serde_json::Value,
+    /// Who scales the Deployment; its autoscaler, if it has one.
+    pub scaled: Scaled,
 }
 
 /// The children of a policy, all but the table named `<policy>-router`.
@@ -122,13 +142,13 @@ pub struct PolicyPlan {
     pub unresolved: Option<Invalid>,
 }
 
-/// The children of a tier, of which these pod templates are stored.
+/// The children of a tier, of which the cluster has these already.
 ///
 /// # Errors
 /// When the tier's spec is wrong.
-pub fn tier(tier: &ModelTier, stored: &[StoredTemplate], settings: &Settings) -> Result<TierPlan, Invalid> {
+pub fn tier(tier: &ModelTier, seen: &Seen, settings: &Settings) -> Result<TierPlan, Invalid> {
     let valid = validate::tier(tier)?;
-    let plan = |pool| pool::plan(tier, pool, &valid.value, stored, settings.renderer);
+    let plan = |pool| pool::plan(tier, pool, &valid.value, seen, settings);
     Ok(TierPlan { pool: tier.spec.pool.as_ref().map(plan) })
 }
 
@@ -164,6 +184,7 @@ impl PoolPlan {
             current_revision: _,
             deployment,
             template,
+            scaled,
         } = self;
         let mut deployment = Desired::of(&deployment);
         deployment.body["spec"]["template"] = template;
@@ -175,6 +196,7 @@ impl PoolPlan {
         ];
         objects.extend(revisions.iter().map(Desired::of));
         objects.push(deployment);
+        objects.extend(scaled.autoscaler);
         objects
     }
 }

@@ -109,6 +109,7 @@ fn spec_hash(tier: &ModelTier, spec: &Pool) -> String {
         resources,
         model_from,
         replicas: _,
+        scaling: _,
         rollout: _,
         disruption: _,
         sizing: _,
@@ -150,7 +151,7 @@ mod tests {
     use k8s_openapi::api::core::v1::PodTemplateSpec;
 
     use super::*;
-    use crate::operator::plan::{self, Settings, TierPlan};
+    use crate::operator::plan::{self, Seen, Settings, TierPlan};
 
     fn tier(change: impl FnOnce(&mut Value)) -> ModelTier {
         let mut tier = json!({
@@ -169,7 +170,8 @@ mod tests {
     }
 
     fn planned(tier: &ModelTier, stored: &[StoredTemplate], settings: &Settings) -> TierPlan {
-        plan::tier(tier, stored, settings).expect("valid")
+        let seen = Seen { templates: stored.to_vec(), ..Seen::default() };
+        plan::tier(tier, &seen, settings).expect("valid")
     }
 
     /// What the API server has of a plan.

@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::engines::{self, Engine};
 use super::labels::{COMPONENT, Owner, TIER};
-use super::pinned::{self, StoredTemplate};
-use super::{PoolPlan, Renderer, common};
+use super::pinned;
+use super::{PoolPlan, Seen, Settings, autoscaler, common, scaling};
 use crate::api::ModelTier;
 use crate::api::model_tier::Pool;
 use crate::api::types::IntOrPercent;
@@ -34,18 +34,17 @@ pub(super) fn port(engine: &Engine, entry: &table::Tier) -> i32 {
     }
 }
 
-pub(super) fn plan(
-    tier: &ModelTier,
-    pool: &Pool,
-    entry: &table::Tier,
-    stored: &[StoredTemplate],
-    renderer: Renderer,
-) -> PoolPlan {
+pub(super) fn plan(tier: &ModelTier, pool: &Pool, entry: &table::Tier, seen: &Seen, settings: &Settings) -> PoolPlan {
     let owner = owner(tier);
     let name = name(&owner);
     let engine = engines::of(pool.engine);
     let disruption = pool.disruption.clone().unwrap_or_default();
-    let pinned = pinned::plan(tier, pool, entry, stored, renderer);
+    let pinned = pinned::plan(tier, pool, entry, &seen.templates, settings.renderer);
+    let scaled = scaling::plan(tier, pool, &owner, &name, &seen.scalers, settings);
+    let mut deployment = deployment(pool, engine, &owner, &name, scaled.replicas);
+    if scaled.replicas.is_none() {
+        autoscaler::leave_replicas(&mut deployment);
+    }
     PoolPlan {
         service_account: common::service_account(&owner, &name),
         network_policy: common::network_policy(&owner, &name, vec![routers_and_monitoring()]),
@@ -53,8 +52,9 @@ pub(super) fn plan(
         disruption_budget: common::disruption_budget(&owner, &name, &disruption.max_unavailable),
         revisions: pinned.revisions,
         current_revision: pinned.current,
-        deployment: deployment(pool, engine, &owner, &name),
+        deployment,
         template: pinned.template,
+        scaled,
     }
 }
 
@@ -68,11 +68,11 @@ fn routers_and_monitoring() -> common::Ingress {
 }
 
 /// The Deployment but for its pod template.
-fn deployment(pool: &Pool, engine: &Engine, owner: &Owner<'_>, name: &str) -> Deployment {
+fn deployment(pool: &Pool, engine: &Engine, owner: &Owner<'_>, name: &str, replicas: Option<i32>) -> Deployment {
     Deployment {
         metadata: owner.meta(name.to_owned()),
         spec: Some(DeploymentSpec {
-            replicas: Some(pool.replicas),
+            replicas,
             selector: LabelSelector { match_labels: Some(owner.selector()), ..LabelSelector::default() },
             strategy: Some(strategy(pool)),
             progress_deadline_seconds: Some(progress_deadline(pool, engine)),

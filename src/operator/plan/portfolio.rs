@@ -153,12 +153,16 @@ impl Of<'_> {
 fn pool(name: &str, tier: &ModelTier, wanted: Wanted, known: &impl Known) -> Option<Pool> {
     let pool = tier.spec.pool.as_ref()?;
     let concurrency = u32::try_from(pool.per_replica.as_ref()?.concurrency).ok()?;
+    let (min, max) = match validate::scaling(tier) {
+        Some(scaling) => (scaling.min, scaling.max),
+        None => (0, u32::try_from(pool.replicas).ok()?),
+    };
     Some(Pool {
         service: known.service(name, Some(concurrency)),
         concurrency,
         start: START,
-        min: 0,
-        max: u32::try_from(pool.replicas).ok()?,
+        min,
+        max,
         replica_hour: wanted.replica_hour,
         asked: wanted.asked,
     })

@@ -503,3 +503,34 @@ fn a_budget_that_is_spent_is_told_at_once_and_once_a_period() {
     assert_eq!(note, "Budget of workload/chat: 5 is spent; the next period begins at 1970-01-01T00:00:09Z");
     assert_eq!(budget("0", 99).events(&none).len(), 1, "of the next period");
 }
+
+#[test]
+fn a_pool_that_is_scaled_stays_ready_while_replicas_come_and_go() {
+    let mut tier = a_tier(1);
+    let pool = json!({
+        "engine": "LlamaCpp", "modelFrom": {"path": "/m"}, "perReplica": {"concurrency": 8}, "scaling": {"min": 0, "max": 9}
+    });
+    tier.spec.pool = serde_json::from_value(pool).expect("a pool");
+    let template = |name: &str| Outcome { current_revision: Some(name.to_owned()), ..Outcome::default() };
+    let scaled = |replicas| DeploymentState { autoscaled: true, ..rolled_out(replicas) };
+    let mut look = |state: DeploymentState, outcome: &Outcome| {
+        let status = super::tier(&tier, &seen("llama-pool", state), outcome, at(0));
+        tier.status = Some(status.clone());
+        tier.metadata.generation = tier.metadata.generation.map(|generation| generation + 1);
+        let ready = condition(&status.conditions, READY).clone();
+        (ready.status, ready.reason, ready.message)
+    };
+    let says = |status: &str, reason: &str, message: &str| (status.to_owned(), reason.to_owned(), message.to_owned());
+    let rolled = says("True", REASON_ROLLED_OUT, "Deployment llama-pool is rolled out");
+    assert_eq!(look(DeploymentState { available: 0, ready: 0, ..scaled(1) }, &template("a")).1, REASON_PROGRESSING);
+    assert_eq!(look(scaled(1), &template("a")), rolled);
+    // The generation changes with a number that others write to /scale.
+    assert_eq!(look(DeploymentState { desired: 5, ..scaled(1) }, &template("a")), rolled);
+    let asleep =
+        says("True", REASON_SCALED_TO_ZERO, "Deployment llama-pool is scaled to zero while nobody asks for the tier");
+    assert_eq!(look(scaled(0), &template("a")), asleep);
+    assert_eq!(look(DeploymentState { desired: 1, ..scaled(0) }, &template("a")), rolled, "it wakes");
+    assert_eq!(look(DeploymentState { updated: 0, ..scaled(1) }, &template("b")).1, REASON_PROGRESSING, "a rollout");
+    let stuck = DeploymentState { deadline_exceeded: Some("late".to_owned()), ..scaled(1) };
+    assert_eq!(look(stuck, &template("b")).1, REASON_PROGRESS_DEADLINE);
+}

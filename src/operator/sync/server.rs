@@ -88,7 +88,7 @@ impl Desk {
             Ok(Err(error)) => return Err((StatusCode::BAD_REQUEST, format!("the report: {error}"))),
             Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the report did not come in time".to_owned())),
         };
-        let report: Report = serde_json::from_slice(&body)
+        let mut report: Report = serde_json::from_slice(&body)
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("the report can't be read: {error}")))?;
         if report.pod.is_empty() || caller.pod.as_ref().is_some_and(|pod| *pod != report.pod) {
             return Err((StatusCode::FORBIDDEN, "pod: must be the one that the token is of".to_owned()));
@@ -111,8 +111,13 @@ impl Desk {
         // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
+        let namespace = &caller.policy.0;
+        // What is remembered of tiers is bounded by those that there are.
+        report.counts.tiers.retain(|tier, _| self.world.tiers.get(&(namespace.clone(), tier.clone())).is_some());
         let news = self.world.routers.take(&caller.policy, report, now.into_std());
-        let tiers = news.tiers.iter().map(|tier| Key::new(Kind::Tier, &caller.policy.0, tier));
+        let cold = |tier: &&String| self.world.scales_to_zero(&(namespace.clone(), (*tier).clone()));
+        let tiers = news.tiers.iter().chain(news.asked.iter().filter(cold));
+        let tiers = tiers.map(|tier| Key::new(Kind::Tier, namespace, tier));
         let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
         self.queue.add_all(tiers.chain(policy));
         Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, lowered, leases })

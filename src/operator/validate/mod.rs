@@ -20,12 +20,14 @@ mod quota_store;
 mod reserves;
 mod rollout;
 mod router;
+mod scaling;
 mod sizing;
 mod template;
 mod tier;
 
 pub use path::{path, path_warnings};
 pub use policy::policy;
+pub use scaling::{Scaling, scaling};
 pub use sizing::{Wanted, sizing};
 pub use tier::tier;
 

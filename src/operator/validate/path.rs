@@ -108,6 +108,7 @@ pub(super) fn resolve(
         escalation_limit: spec.escalation_limit.as_ref().map(|limit| escalation_limit(&mut problems, limit)),
         hedge: spec.hedge.as_ref().and_then(|hedge| compile_hedge(&mut problems, hedge, &spec.steps)),
         slack: None,
+        cold_tier: spec.cold_tier,
         direction: spec.failover.direction,
         on_exhausted: spec.on_exhausted,
     };
@@ -234,6 +235,8 @@ pub(super) fn single(tier: &str) -> table::Path {
         escalation_limit: None,
         hedge: None,
         slack: None,
+        // Nobody else could take the request.
+        cold_tier: api::ColdTier::Wait,
         direction: failover.direction,
         on_exhausted: api::OnExhausted::default(),
     }

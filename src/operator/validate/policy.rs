@@ -11,7 +11,7 @@ use crate::api::RoutingPolicy;
 use crate::api::conditions::{
     ACCEPTED, REASON_DATA_CLASS, REASON_INVALID, REASON_REF_NOT_ACCEPTED, REASON_REF_NOT_FOUND, RESOLVED_REFS,
 };
-use crate::api::escalation_path::Entry;
+use crate::api::escalation_path::{ColdTier, Entry};
 use crate::api::routing_policy::{self as api, RoutingPolicySpec};
 use crate::operator::observe::Observed;
 use crate::routing::table::{self, Path, RoutingTable};
@@ -57,6 +57,11 @@ pub fn policy(policy: &RoutingPolicy, observed: &Observed) -> Result<Valid<Routi
         paths.entry(table::tier_path(name)).or_insert_with(|| single(name));
     }
     let tiers = used(tiers, &paths);
+    let cold = |name: &String| tiers.get(name).is_some_and(|tier| tier.scales_to_zero);
+    for path in paths.values_mut().filter(|path| !used_by(path).into_iter().any(cold)) {
+        // Said only where it matters: a router of before does not know the word.
+        path.cold_tier = ColdTier::Skip;
+    }
     reserves::check(&mut problems, &workloads, &paths, &incomplete, &tiers);
     let accounts: BTreeSet<&str> =
         tiers.values().filter_map(|tier| Some(tier.account.as_ref()?.name.as_str())).collect();

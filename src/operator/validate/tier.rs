@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problems::Problems;
-use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, sizing, template};
+use super::{Invalid, Valid, accounts, devices, health, model_from, rollout, scaling, sizing, template};
 use crate::api::ModelTier;
 use crate::api::conditions::{ACCEPTED, REASON_INVALID};
 use crate::api::model_tier::{EngineName, Exposure, ModelTierSpec, Pool, Price, Provider, ServiceBackend};
@@ -30,6 +30,7 @@ pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
     }
     let price = prices(&mut problems, spec);
     sizing::wanted(&mut problems, spec);
+    let scaling = spec.pool.as_ref().and_then(|pool| scaling::parsed(&mut problems, pool));
     let mut capabilities = spec.model.capabilities.clone();
     capabilities.sort_unstable();
     capabilities.dedup();
@@ -45,6 +46,7 @@ pub fn tier(tier: &ModelTier) -> Result<Valid<table::Tier>, Invalid> {
         output_price: price.output,
         concurrency: concurrency(&mut problems, spec.pool.as_ref()),
         account: spec.provider.as_ref().map(|provider| accounts::account(&mut problems, provider)),
+        scales_to_zero: scaling.is_some_and(|scaling| scaling.min == 0),
         health: health::health(&mut problems, &spec.health),
         backend: backend(&mut problems, tier),
     };
