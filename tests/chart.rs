@@ -210,6 +210,7 @@ fn the_list_of_metrics_is_what_the_processes_say() {
     metrics.write("k", "create");
     metrics.watch_errors("k");
     metrics.set_malformed("k", 0);
+    metrics.set_concurrency([(("n".to_owned(), "t".to_owned()), 0.0)]);
     let mut list = BTreeSet::new();
     for registry in [router, operator] {
         let mut text = String::new();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use http::header::{HeaderValue, USER_AGENT};
@@ -132,6 +133,7 @@ fn routes(controller: &Controller) -> admin::Router {
         for (kind, count) in world.malformed() {
             metrics.set_malformed(kind, count);
         }
+        metrics.set_concurrency(world.all_concurrencies(Instant::now()));
     });
     admin::routes(awaits, Arc::new(registry), refresh)
 }

@@ -3,6 +3,7 @@
 //! `validate` and `plan` are pure: no client, no clock, no randomness. Same input, same bytes.
 
 pub mod apply;
+pub mod concurrency;
 pub mod controller;
 pub mod demand;
 pub mod events;

@@ -3,9 +3,10 @@
 use super::scan::Scan;
 
 /// Rooms that do no I/O, read no clock and draw no randomness. Besides these, every module named `decide`.
-pub const PURE: [&str; 22] = [
+pub const PURE: [&str; 23] = [
     "api",
     "lease",
+    "operator/concurrency",
     "operator/demand",
     "operator/plan",
     "operator/status",

@@ -13,7 +13,7 @@ pub const SILENT: Duration = Duration::from_secs(5);
 /// How long an operator listens before it says of a router that it does not report.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After this time a pod that was not heard is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(600);
+pub const FORGOTTEN: Duration = Duration::from_secs(600);
 /// For how long a tier must answer before it counts as recovered: a circuit that tries again opens and closes.
 pub const RECOVERY: Duration = Duration::from_secs(30);
 /// Pods of a policy that are known at a time.
