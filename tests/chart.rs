@@ -260,6 +260,38 @@ fn routers_find_the_operators_by_a_headless_service() {
 }
 
 #[test]
+fn autoscalers_read_from_the_operator_when_asked_to() {
+    let Some(objects) = render(&[]) else { return };
+    assert!(of_kind(&objects, "APIService").is_empty(), "a cluster has one: it may be another's");
+    let named = |objects: &[Value], name: &str| {
+        of_kind(objects, "Service").into_iter().find(|service| service["metadata"]["name"] == name).cloned()
+    };
+    assert!(named(&objects, "smallfirst-metrics-api").is_none() && named(&objects, "smallfirst-scaler").is_none());
+
+    let Some(objects) = render(&["metricsApi.enabled=true", "scaler.enabled=true"]) else { return };
+    let operator = &of_kind(&objects, "Deployment")[0]["spec"];
+    let container = &operator["template"]["spec"]["containers"][0];
+    let listens = |name: &str, port: u16| {
+        let ports = container["ports"].as_array().expect("ports");
+        ports.iter().any(|each| each["name"] == name && each["containerPort"] == port)
+    };
+    let told = |flag: &str| container["args"].as_array().expect("args").iter().any(|arg| arg == flag);
+    assert!(listens("metrics-api", 6443) && told("--metrics-api-service=smallfirst-metrics-api"), "{container}");
+    assert!(listens("scaler", 9444) && told("--scaler-listen=0.0.0.0:9444"), "{container}");
+    for (name, port, target) in [("smallfirst-metrics-api", 443, "metrics-api"), ("smallfirst-scaler", 9444, "scaler")]
+    {
+        let service = named(&objects, name).expect("a service");
+        assert_eq!(service["spec"]["selector"], operator["selector"]["matchLabels"]);
+        let only = &service["spec"]["ports"][0];
+        assert_eq!((&only["port"], &only["targetPort"]), (&port.into(), &target.into()));
+    }
+    let [api] = of_kind(&objects, "APIService")[..] else { panic!("one APIService") };
+    let service = serde_json::json!({"name": "smallfirst-metrics-api", "namespace": "smallfirst-system", "port": 443});
+    assert_eq!(api["spec"]["service"], service);
+    assert!(api["spec"].get("insecureSkipTLSVerify").is_none() && api["spec"].get("caBundle").is_none(), "{api}");
+}
+
+#[test]
 fn the_operators_image_is_the_routers() {
     let Some(objects) = render(&["image.repository=registry.example/sf", "image.tag=v9"]) else { return };
     let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];

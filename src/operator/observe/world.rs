@@ -21,6 +21,7 @@ use crate::api::{EscalationPath, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::operator::concurrency::{Concurrency, NotYet};
 use crate::operator::demand::measured::Measured;
+use crate::operator::metrics_api::registration::Availability;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::sync::routers::Routers;
@@ -52,6 +53,8 @@ pub struct World {
     pub concurrency: Concurrency,
     /// What this operator has measured, of the policies whose books it keeps.
     pub measured: Measured,
+    /// Whether autoscalers can read the metrics API.
+    metrics_api: Mutex<Availability>,
     /// How budgets stand, of the policies whose books this operator keeps.
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }
@@ -165,6 +168,20 @@ impl World {
             let ours = slices.iter().filter(|slice| service_of(slice) == Some(&service));
             reports.ready = ours.flat_map(|slice| ready_pods(slice)).collect();
         }
+    }
+
+    /// Whether autoscalers can read the metrics API.
+    #[must_use]
+    pub fn metrics_api(&self) -> Availability {
+        self.metrics_api.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells that. Says whether it is news.
+    pub fn set_metrics_api(&self, availability: Availability) -> bool {
+        let mut known = self.metrics_api.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != availability;
+        *known = availability;
+        news
     }
 
     /// How many requests a tier has at a time, over the routers of all policies of its namespace.

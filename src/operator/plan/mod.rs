@@ -8,7 +8,7 @@ mod common;
 pub mod engines;
 mod gateway;
 pub mod inference_pool;
-mod labels;
+pub mod labels;
 mod merge;
 mod objects;
 pub mod pinned;
