@@ -185,6 +185,18 @@ python: # The Python that the demo and the tests with real pods run on
 print-python:
 	@echo $(VENV)/bin/python
 
+GRPC := $(CACHE)/grpc-venv
+
+.PHONY: grpc
+grpc: # The Python that asks the external scaler as KEDA does
+	@cmp -s tests/scaler/requirements.txt $(GRPC)/requirements.txt || { \
+	  python3 -m venv --clear $(GRPC); $(GRPC)/bin/pip install --quiet --disable-pip-version-check --requirement tests/scaler/requirements.txt; \
+	  cp tests/scaler/requirements.txt $(GRPC)/requirements.txt; }
+
+.PHONY: print-grpc
+print-grpc:
+	@echo $(GRPC)/bin/python
+
 .PHONY: demo
 demo: deps images python ## Show it: a real cluster, a small model in pods, requests that escalate, three disturbances
 	if [ -z "$${KUBECONFIG:-}" ]; then \

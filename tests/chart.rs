@@ -210,6 +210,7 @@ fn the_list_of_metrics_is_what_the_processes_say() {
     metrics.write("k", "create");
     metrics.watch_errors("k");
     metrics.set_malformed("k", 0);
+    metrics.set_concurrency([(("n".to_owned(), "t".to_owned()), 0.0)]);
     let mut list = BTreeSet::new();
     for registry in [router, operator] {
         let mut text = String::new();
@@ -256,6 +257,38 @@ fn routers_find_the_operators_by_a_headless_service() {
     let address = "--sync-address=smallfirst-sync.smallfirst-system.svc:9443";
     assert!(args.iter().any(|arg| arg == address), "{args:?}");
     assert!(container["ports"].as_array().expect("ports").iter().any(|port| port["containerPort"] == 9443));
+}
+
+#[test]
+fn autoscalers_read_from_the_operator_when_asked_to() {
+    let Some(objects) = render(&[]) else { return };
+    assert!(of_kind(&objects, "APIService").is_empty(), "a cluster has one: it may be another's");
+    let named = |objects: &[Value], name: &str| {
+        of_kind(objects, "Service").into_iter().find(|service| service["metadata"]["name"] == name).cloned()
+    };
+    assert!(named(&objects, "smallfirst-metrics-api").is_none() && named(&objects, "smallfirst-scaler").is_none());
+
+    let Some(objects) = render(&["metricsApi.enabled=true", "scaler.enabled=true"]) else { return };
+    let operator = &of_kind(&objects, "Deployment")[0]["spec"];
+    let container = &operator["template"]["spec"]["containers"][0];
+    let listens = |name: &str, port: u16| {
+        let ports = container["ports"].as_array().expect("ports");
+        ports.iter().any(|each| each["name"] == name && each["containerPort"] == port)
+    };
+    let told = |flag: &str| container["args"].as_array().expect("args").iter().any(|arg| arg == flag);
+    assert!(listens("metrics-api", 6443) && told("--metrics-api-service=smallfirst-metrics-api"), "{container}");
+    assert!(listens("scaler", 9444) && told("--scaler-listen=0.0.0.0:9444"), "{container}");
+    for (name, port, target) in [("smallfirst-metrics-api", 443, "metrics-api"), ("smallfirst-scaler", 9444, "scaler")]
+    {
+        let service = named(&objects, name).expect("a service");
+        assert_eq!(service["spec"]["selector"], operator["selector"]["matchLabels"]);
+        let only = &service["spec"]["ports"][0];
+        assert_eq!((&only["port"], &only["targetPort"]), (&port.into(), &target.into()));
+    }
+    let [api] = of_kind(&objects, "APIService")[..] else { panic!("one APIService") };
+    let service = serde_json::json!({"name": "smallfirst-metrics-api", "namespace": "smallfirst-system", "port": 443});
+    assert_eq!(api["spec"]["service"], service);
+    assert!(api["spec"].get("insecureSkipTLSVerify").is_none() && api["spec"].get("caBundle").is_none(), "{api}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod demand;
 mod gitops;
 #[path = "operator_cluster/lent.rs"]
 mod lent;
+#[path = "operator_cluster/metrics_api.rs"]
+mod metrics_api;
 #[path = "operator_cluster/optional.rs"]
 mod optional;
 #[path = "operator_cluster/pinned.rs"]
@@ -25,6 +27,8 @@ mod rbac;
 mod routers;
 #[path = "operator_cluster/scale.rs"]
 mod scale;
+#[path = "operator_cluster/scaler.rs"]
+mod scaler;
 #[path = "operator_cluster/scaling.rs"]
 mod scaling;
 mod server;

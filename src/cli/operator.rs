@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use http::header::{HeaderValue, USER_AGENT};
@@ -16,7 +17,12 @@ use tokio::task::JoinSet;
 
 use crate::api::scaling::Autoscaler;
 use crate::operator::controller::Controller;
+use crate::operator::metrics_api;
+use crate::operator::metrics_api::access::Access;
+use crate::operator::metrics_api::registration::Registration;
+use crate::operator::metrics_api::trust::Trust;
 use crate::operator::plan::Settings;
+use crate::operator::scaler;
 use crate::operator::sync::books::Books;
 use crate::operator::sync::keeper::Keeper;
 use crate::operator::sync::lending::Lending;
@@ -54,6 +60,16 @@ pub struct Args {
     /// is not Ready.
     #[arg(long, env = "SMALLFIRST_SCALER_ADDRESS")]
     scaler_address: Option<String>,
+    /// Serve the metrics API (external.metrics.k8s.io) through this Service of the operator's own namespace, which its
+    /// APIService names. Default: it is not served.
+    #[arg(long, env = "SMALLFIRST_METRICS_API_SERVICE", requires = "sync_address")]
+    metrics_api_service: Option<String>,
+    /// Address on which the metrics API is served, with --metrics-api-service.
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    metrics_api_listen: SocketAddr,
+    /// Address on which KEDA's external scaler is served, by gRPC without TLS. Default: it is not served.
+    #[arg(long, env = "SMALLFIRST_SCALER_LISTEN", requires = "sync_address")]
+    scaler_listen: Option<SocketAddr>,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:9090")]
     admin_address: SocketAddr,
@@ -100,14 +116,34 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
     let mut desk = None;
     if let Some(address) = args.sync_address {
         let listener = TcpListener::bind(args.sync_listen).await.with_context(|| args.sync_listen.to_string())?;
-        let (keeper, certificate, told) = Keeper::new(client.clone(), &namespace, &address, election.leader.clone());
+        let (mut keeper, certificate, told) =
+            Keeper::new(client.clone(), &namespace, &address, election.leader.clone());
+        if let Some(service) = &args.metrics_api_service {
+            keeper = keeper.named(format!("{service}.{namespace}.svc"));
+        }
         sync = Some(told);
         desk = Some((listener, keeper, certificate, Tokens::reviewed_by(client.clone())));
     }
-    let controller = Controller::new(client.clone(), args.namespace, settings, election.leader.clone(), sync);
+    let controller = Controller::new(client.clone(), args.namespace, settings, election.leader.clone(), sync.clone());
     let mut reception = JoinSet::new();
     if let Some((listener, keeper, certificate, tokens)) = desk {
         let (world, queue) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
+        if let (Some(service), Some(authority)) = (args.metrics_api_service, sync) {
+            let address = args.metrics_api_listen;
+            let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+            let trust = Arc::new(Trust::new(client.clone(), Arc::clone(&certificate)));
+            let access = Access::new(client.clone());
+            let api = metrics_api::server::Server { world: Arc::clone(&world), access, trust: Arc::clone(&trust) };
+            let (leader, service) = (election.leader.clone(), (namespace, service));
+            let registration = Registration::new(client.clone(), leader, Arc::clone(&world), service, authority);
+            reception.spawn(trust.run());
+            reception.spawn(registration.run());
+            reception.spawn(Arc::new(api).run(listener));
+        }
+        if let Some(address) = args.scaler_listen {
+            let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+            reception.spawn(scaler::server::serve(listener, Arc::clone(&world)));
+        }
         let books = Arc::new(Books::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
         let (leader, lending) = (election.leader.clone(), Lending::default());
         let desk = Desk { world, queue, tokens, leader, books: Arc::clone(&books), lending };
@@ -152,6 +188,7 @@ fn routes(controller: &Controller) -> admin::Router {
         for (kind, count) in world.malformed() {
             metrics.set_malformed(kind, count);
         }
+        metrics.set_concurrency(world.all_concurrencies(Instant::now()));
     });
     admin::routes(awaits, Arc::new(registry), refresh)
 }

@@ -1,5 +1,6 @@
-//! What the operator counts. Labels are kinds, verbs and reasons: never names, never error texts.
+//! What the operator counts. Labels are kinds, verbs and reasons, and names of tiers: never error texts.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -26,6 +27,12 @@ struct OfKind {
     kind: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTier {
+    namespace: String,
+    tier: String,
+}
+
 /// The operator's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -36,6 +43,7 @@ pub struct Metrics {
     malformed: Family<OfKind, Gauge>,
     depth: Gauge,
     leader: Gauge,
+    concurrency: Family<OfTier, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -48,14 +56,17 @@ impl Default for Metrics {
             malformed: Family::default(),
             depth: Gauge::default(),
             leader: Gauge::default(),
+            concurrency: Family::default(),
         }
     }
 }
 
 impl Metrics {
-    /// Registers everything under `smallfirst_operator_`.
+    /// Registers everything, under `smallfirst_operator_` but for what is of tiers.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { reconciles, durations, writes, watch_errors, malformed, depth, leader } = self;
+        let Self { reconciles, durations, writes, watch_errors, malformed, depth, leader, concurrency } = self;
+        let help = "Requests that a tier has at a time: in flight, queued, turned away";
+        registry.register("smallfirst_tier_concurrency", help, concurrency.clone());
         let registry = registry.sub_registry_with_prefix("smallfirst_operator");
         registry.register("reconciles", "Reconciles by kind and result", reconciles.clone());
         registry.register("reconcile_duration_seconds", "Time of a reconcile", durations.clone());
@@ -96,6 +107,14 @@ impl Metrics {
     /// Sets the number of objects that wait.
     pub fn set_depth(&self, depth: usize) {
         self.depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many requests tiers have at a time, by namespace and name. Those that are not among these are unknown.
+    pub fn set_concurrency(&self, tiers: impl IntoIterator<Item = ((String, String), f64)>) {
+        self.concurrency.clear();
+        for ((namespace, tier), requests) in tiers {
+            self.concurrency.get_or_create(&OfTier { namespace, tier }).set(requests);
+        }
     }
 
     /// Sets whether this process leads.

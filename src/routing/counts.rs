@@ -5,6 +5,7 @@
 //! nothing; its incarnation tells it from the one before.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,25 @@ pub struct TierCounts {
     pub bands: Vec<Band>,
 }
 
+/// Reasons of [`TierCounts::rejected`] that more replicas would not change: what the request costs, and what it is.
+const NOT_FOR_WANT_OF_ROOM: [&str; 3] = ["Budget", "ContextOverflow", "Refused"];
+
+impl TierCounts {
+    /// Calls for which there was no room: the tier was at a limit, or set aside.
+    #[must_use]
+    pub fn turned_away(&self) -> u64 {
+        let rejected = self.rejected.iter().filter(|(reason, _)| !NOT_FOR_WANT_OF_ROOM.contains(&reason.as_str()));
+        rejected.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// How long the calls of which it is known took on average. `None`: it is known of none.
+    #[must_use]
+    pub fn mean_time(&self) -> Option<Duration> {
+        let sum = |number: fn(&Band) -> u64| self.bands.iter().map(number).fold(0, u64::saturating_add);
+        sum(|band| band.micros).checked_div(sum(|band| band.calls)).map(Duration::from_micros)
+    }
+}
+
 /// Answered calls of one band of concurrency. Sums, so that a service time linear in tokens and in tokens times
 /// concurrency holds for them as for each call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +187,17 @@ mod tests {
     fn bands_double() {
         let bands = [0, 1, 2, 3, 4, 5, 8, 9, 256, 257, u64::MAX].map(band_of);
         assert_eq!(bands, [0, 0, 1, 2, 2, 3, 3, 4, 8, 9, 9]);
+    }
+
+    #[test]
+    fn calls_are_turned_away_for_want_of_room_and_not_for_what_they_are() {
+        let reasons = ["Degraded", "Quota", "RateLimited", "Budget", "ContextOverflow", "Refused"];
+        let rejected = reasons.map(|reason| (reason.to_owned(), 10)).into();
+        assert_eq!(TierCounts { failed: 5, rejected, ..TierCounts::default() }.turned_away(), 30);
+        let band = |calls, micros| Band { calls, micros, ..Band::default() };
+        let timed = TierCounts { bands: vec![band(1, 500_000), band(3, 5_500_000)], ..TierCounts::default() };
+        assert_eq!(timed.mean_time(), Some(Duration::from_millis(1500)));
+        assert_eq!(TierCounts::default().mean_time(), None);
     }
 
     /// The largest policy: 64 workloads with paths of 8 steps over 8 tiers each, of 64 tiers, all names and numbers long.

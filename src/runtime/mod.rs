@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod events;
 pub mod leader;
+pub mod listen;
 pub mod problems;
 pub mod shutdown;
 pub mod telemetry;

@@ -6,7 +6,10 @@ use super::scan::Scan;
 pub const PURE: [&str; 25] = [
     "api",
     "lease",
+    "operator/concurrency",
     "operator/demand",
+    "operator/metrics_api/documents",
+    "operator/metrics_api/request",
     "operator/plan",
     "operator/pressure",
     "operator/status",
@@ -35,11 +38,19 @@ pub const PURE: [&str; 25] = [
 const SEEDED: [&str; 1] = ["simulate"];
 
 /// Rooms that may hold a client of the API server.
-const CLIENT: [&str; 7] =
-    ["cli", "operator/apply", "operator/controller", "operator/observe", "operator/sync", "routing/source", "runtime"];
+const CLIENT: [&str; 8] = [
+    "cli",
+    "operator/apply",
+    "operator/controller",
+    "operator/metrics_api",
+    "operator/observe",
+    "operator/sync",
+    "routing/source",
+    "runtime",
+];
 
 /// Rooms that speak HTTP.
-const HTTP: [&str; 3] = ["operator/sync", "router", "runtime/admin"];
+const HTTP: [&str; 5] = ["operator/metrics_api", "operator/scaler", "operator/sync", "router", "runtime/admin"];
 
 /// The room that speaks to a store.
 const STORE: &str = "router/admission/store";
@@ -98,7 +109,7 @@ pub fn breaches(file: &str, scan: &Scan) -> Vec<String> {
         }
         let http = ["hyper", "hyper_util", "axum"].iter().any(|name| starts_with(path, name));
         if http && !in_any(file, &HTTP) {
-            breach("only the router, sync and the admin server speak HTTP");
+            breach("only the router and the operator's servers speak HTTP");
         }
         if starts_with(path, "redis") && !in_room(file, STORE) {
             breach("only the room of the quota's store speaks to it");

@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 class Documents(Case):
     def test_resources_in_the_readme(self) -> None:
         found = [text for text in blocks("yaml") if "smallfirst.dev/" in text]
-        self.assertEqual(len(found), 3)
+        self.assertEqual(len(found), 4)
         for text in found:
             kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
 

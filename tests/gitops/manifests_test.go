@@ -27,6 +27,8 @@ var options = []string{
 	"resources.requests.cpu=1,resources.requests.memory=1Gi,resources.limits.memory=2Gi",
 	"log=debug",
 	"nodeSelector.disk=fast,tolerations[0].key=a,tolerations[0].operator=Exists",
+	"metricsApi.enabled=true",
+	"scaler.enabled=true",
 	"metrics.service.enabled=true",
 	"metrics.podMonitor.enabled=true,metrics.podMonitor.labels.a=b,metrics.podMonitor.interval=1m",
 	"metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.labels.a=b,metrics.serviceMonitor.interval=1m",

@@ -12,11 +12,13 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
+use smallfirst::operator::metrics_api::registration::Availability;
 use smallfirst::operator::plan::{http_route, scaled_object};
 use smallfirst::router::control::Standing;
 use smallfirst::runtime::leader::{self, Election};
 use smallfirst::yaml;
 
+use super::metrics_api;
 use super::routers::client_of;
 use super::sync::{Fleet, Listening};
 use super::*;
@@ -31,8 +33,8 @@ fn right(group: &str, resource: &str, verb: &str) -> Right {
 /// What the chart gives the operator, as objects; None, said aloud, where there is no helm.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn identity(release: &str, watched: &str) -> Option<Vec<Value>> {
-    let namespace = format!("watchNamespace={watched}");
-    let args = ["template", "smallfirst", "charts/smallfirst", "--namespace", release, "--set", &namespace];
+    let settings = format!("watchNamespace={watched},metricsApi.enabled=true");
+    let args = ["template", "smallfirst", "charts/smallfirst", "--namespace", release, "--set", &settings];
     match Command::new("helm").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Ok(output) => {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -267,6 +269,18 @@ async fn report(client: &Client, ns: &str, listening: &Listening) {
     .await;
 }
 
+/// Somebody without rights asks for values, and the API server finds the metrics API.
+async fn read_metrics(client: &Client, operator: &Client, release: &str, listening: &mut Listening) {
+    let address = metrics_api::serve(listening, operator, release).await;
+    metrics_api::register(client, release, address.port()).await;
+    let available = || async { (listening.world.metrics_api() == Availability::Available).then_some(()) };
+    until("the metrics API", available).await;
+    let bearer = format!("authorization: Bearer {}\r\n", metrics_api::token(client, release, "default").await);
+    let answer = metrics_api::ask_directly(listening, release, address, &bearer, "/secret", None).await;
+    assert_eq!(answer.map(|(code, _)| code), Some(403));
+    metrics_api::unregister(client).await;
+}
+
 /// Rights that do not show in this run's audit log.
 fn excused((group, resource, verb): &Right, used: &BTreeSet<Right>) -> bool {
     match verb.as_str() {
@@ -297,9 +311,10 @@ async fn run(client: Client, scoped: bool) {
     until("a leader", || async { election.leader.leads(tokio::time::Instant::now()).then_some(()) }).await;
     let watched = scoped.then(|| ns.clone());
     let start = || Listening::start(operator.clone(), &release, watched.clone(), election.leader.clone());
-    let listening = start().await;
+    let mut listening = start().await;
     live(&client, &ns).await;
     report(&client, &ns, &listening).await;
+    read_metrics(&client, &operator, &release, &mut listening).await;
     listening.stop().await;
     // The authority's Secret is spoilt: the leader makes another in its place.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &release);

@@ -14,13 +14,14 @@ use kube::config::Kubeconfig;
 use smallfirst::operator::controller::Queue;
 use smallfirst::operator::observe::world::World;
 use smallfirst::operator::sync::books::Books;
-use smallfirst::operator::sync::keeper::Keeper;
+use smallfirst::operator::sync::keeper::{Certificate, Keeper};
 use smallfirst::operator::sync::lending::Lending;
 use smallfirst::operator::sync::server::{Desk, serve};
 use smallfirst::operator::sync::tokens::Tokens;
 use smallfirst::router::control::Standing;
 use smallfirst::router::{self, sync};
-use smallfirst::routing::report::RefusedTable;
+use smallfirst::routing::counts::{Counts, TierCounts};
+use smallfirst::routing::report::{RefusedTable, Report};
 use smallfirst::routing::table::SyncAddress;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -32,7 +33,9 @@ pub struct Listening {
     pub running: Running,
     pub world: Arc<World>,
     pub sync: watch::Receiver<Option<SyncAddress>>,
-    tasks: JoinSet<()>,
+    pub certificate: Arc<Certificate>,
+    pub leader: Leader,
+    pub tasks: JoinSet<()>,
 }
 
 impl Listening {
@@ -45,17 +48,18 @@ impl Listening {
         let controller = Controller::new(client.clone(), watched, settings(), leader.clone(), Some(sync.clone()));
         let (world, queue): (Arc<World>, Arc<Queue>) = (Arc::clone(&controller.world), Arc::clone(&controller.queue));
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(keeper.named(format!("smallfirst-metrics-api.{release}.svc")).run());
         let books = Books::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
         let books = Arc::new(books);
         tasks.spawn(Arc::clone(&books).run());
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader, books, lending: Lending::default() };
-        tasks.spawn(serve(listener, certificate, Arc::new(desk)));
+        let lending = Lending::default();
+        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader: leader.clone(), books, lending };
+        tasks.spawn(serve(listener, Arc::clone(&certificate), Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(controller.run(stopped));
         until("the caches", || async { awaited().is_empty().then_some(()) }).await;
-        Self { running: Running { stop, task }, world, sync, tasks }
+        Self { running: Running { stop, task }, world, sync, certificate, leader, tasks }
     }
 
     pub async fn stop(self) {
@@ -217,6 +221,14 @@ pub async fn ready(client: &Client, ns: &str, pods: &[&str]) {
     });
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), ns);
     api.patch("front-test", &PatchParams::apply("test").force(), &Patch::Apply(&slice)).await.unwrap();
+}
+
+/// Says how many requests the tier small has, as a router's report would.
+pub fn says(operator: &Listening, ns: &str, sequence: u64, in_flight: u64) {
+    let counts = TierCounts { in_flight, endpoints: 1, ..TierCounts::default() };
+    let counts = Counts { tiers: [("small".to_owned(), counts)].into(), ..Counts::default() };
+    let report = Report { pod: "r-0".to_owned(), incarnation: 1, sequence, counts, ..Report::default() };
+    operator.world.concurrency.report(&(ns.to_owned(), "front".to_owned()), &report, Instant::now());
 }
 
 /// Status, reason and message of Programmed, if it speaks of the latest spec.

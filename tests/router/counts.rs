@@ -34,7 +34,7 @@ impl Desk {
     async fn start() -> Self {
         let today = jiff::Zoned::now().date();
         let authority = Authority::generate(today).unwrap();
-        let certificate = authority.issue(today).unwrap();
+        let certificate = authority.issue(&["smallfirst-sync".to_owned()], today).unwrap();
         let resolver = rustls::sign::SingleCertAndKey::from(certificate);
         let tls = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(resolver));
         let acceptor = TlsAcceptor::from(Arc::new(tls));

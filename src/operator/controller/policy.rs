@@ -19,6 +19,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
     let Some(mut policy) = current(&context.world.policies, &key.id) else {
         context.statuses.keep(key);
         context.world.routers.forget(&key.id);
+        context.world.concurrency.forget(&key.id);
         return Reconciled::nothing();
     };
     let owner = Owner { namespace: key.id.0.clone(), uid: policy.metadata.uid.clone().unwrap_or_default() };

@@ -20,7 +20,9 @@ use super::guard::Guard;
 use super::{DeploymentState, Observed, Reports};
 use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
+use crate::operator::concurrency::{Concurrency, NotYet};
 use crate::operator::demand::measured::Measured;
+use crate::operator::metrics_api::registration::Availability;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::plan::scaling::{Asked, Other, Scalers, Scales};
@@ -53,10 +55,14 @@ pub struct World {
     pub children: Children,
     /// What routers reported.
     pub routers: Routers,
+    /// How many requests tiers have, as routers reported it.
+    pub concurrency: Concurrency,
     /// What this operator has measured, of the policies whose books it keeps.
     pub measured: Measured,
     /// What is done while accounts are short, of the namespaces that this operator leads.
     pub pressure: Pressure,
+    /// Whether autoscalers can read the metrics API.
+    metrics_api: Mutex<Availability>,
     /// How budgets stand, of the policies whose books this operator keeps.
     pub budgets: Mutex<HashMap<Id, BTreeMap<String, Standing>>>,
 }
@@ -214,6 +220,68 @@ impl World {
             let ours = slices.iter().filter(|slice| service_of(slice) == Some(&service));
             reports.ready = ours.flat_map(|slice| ready_pods(slice)).collect();
         }
+    }
+
+    /// Whether autoscalers can read the metrics API.
+    #[must_use]
+    pub fn metrics_api(&self) -> Availability {
+        self.metrics_api.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells that. Says whether it is news.
+    pub fn set_metrics_api(&self, availability: Availability) -> bool {
+        let mut known = self.metrics_api.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != availability;
+        *known = availability;
+        news
+    }
+
+    /// How many requests a tier has at a time, over the routers of all policies of its namespace.
+    ///
+    /// # Errors
+    /// Before that can be said: see [`NotYet`].
+    pub fn concurrency(&self, tier: &Id, now: Instant) -> Result<f64, NotYet> {
+        self.concurrencies(&tier.0, std::iter::once(tier.1.as_str()), now).pop().unwrap_or(Err(NotYet::Starting))
+    }
+
+    /// The same of all tiers of which it can be said.
+    pub fn all_concurrencies(&self, now: Instant) -> Vec<(Id, f64)> {
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (namespace, tier) in self.tiers.ids() {
+            names.entry(namespace).or_default().push(tier);
+        }
+        let of = |(namespace, tiers): (String, Vec<String>)| {
+            let found = self.concurrencies(&namespace, tiers.iter().map(String::as_str), now);
+            let known = tiers.into_iter().zip(found).filter_map(|(tier, found)| Some((tier, found.ok()?)));
+            known.map(move |(tier, requests)| ((namespace.clone(), tier), requests)).collect::<Vec<_>>()
+        };
+        names.into_iter().flat_map(of).collect()
+    }
+
+    /// The same of several tiers of a namespace, in their order.
+    fn concurrencies<'n>(
+        &self,
+        namespace: &str,
+        tiers: impl Iterator<Item = &'n str>,
+        now: Instant,
+    ) -> Vec<Result<f64, NotYet>> {
+        if !self.awaited().is_empty() {
+            return tiers.map(|_| Err(NotYet::Starting)).collect();
+        }
+        let mut pods: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for slice in self.slices.namespace(namespace) {
+            if let Some(service) = service_of(&slice) {
+                pods.entry(service.clone()).or_default().append(&mut ready_pods(&slice));
+            }
+        }
+        let policies = self.policies.ids().into_iter().filter(|(of, _)| of == namespace);
+        let ready: Vec<_> = policies
+            .map(|(_, policy)| {
+                let pods = pods.remove(&format!("{policy}-router")).unwrap_or_default();
+                (policy, pods)
+            })
+            .collect();
+        tiers.map(|tier| self.concurrency.of(&(namespace.to_owned(), tier.to_owned()), &ready, now)).collect()
     }
 
     /// Adds how the budgets of a policy stand, and what its requests came to.

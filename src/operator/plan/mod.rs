@@ -9,7 +9,7 @@ pub mod engines;
 mod gateway;
 pub mod inference_pool;
 mod keda;
-mod labels;
+pub mod labels;
 mod merge;
 mod objects;
 pub mod pinned;

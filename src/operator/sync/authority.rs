@@ -111,12 +111,12 @@ impl Authority {
         secret.data = Some(data.collect::<BTreeMap<_, _>>());
     }
 
-    /// A certificate for an operator, with a key that never leaves its process.
+    /// A certificate for an operator with these names, and a key that never leaves its process.
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub fn issue(&self, today: Date) -> Result<Arc<CertifiedKey>, Error> {
-        let mut own = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
+    pub fn issue(&self, names: &[String], today: Date) -> Result<Arc<CertifiedKey>, Error> {
+        let mut own = CertificateParams::new(names.to_vec())?;
         own.distinguished_name = rcgen::DistinguishedName::new();
         own.distinguished_name.push(DnType::CommonName, SERVER_NAME);
         own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -43,6 +43,8 @@ pub struct Keeper {
     api: Api<Secret>,
     namespace: String,
     address: String,
+    /// Names in the certificate.
+    names: Vec<String>,
     leader: Leader,
     certificate: Arc<Certificate>,
     told: watch::Sender<Option<SyncAddress>>,
@@ -66,12 +68,20 @@ impl Keeper {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             address: address.to_owned(),
+            names: vec![SERVER_NAME.to_owned()],
             leader,
             certificate: Arc::clone(&certificate),
             told,
             issued: None,
         };
         (keeper, certificate, sync)
+    }
+
+    /// The same, with a certificate that has this name too.
+    #[must_use]
+    pub fn named(mut self, name: String) -> Self {
+        self.names.push(name);
+        self
     }
 
     /// Keeps for ever.
@@ -106,7 +116,7 @@ impl Keeper {
         if self.issued.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        self.certificate.0.store(Some(authority.issue(today)?));
+        self.certificate.0.store(Some(authority.issue(&self.names, today)?));
         self.issued = Some(wanted);
         let sync = SyncAddress {
             address: self.address.clone(),

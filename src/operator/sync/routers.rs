@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After this time it is forgotten that a tier was asked for: longer than any `idleAfter`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(25 * 3600);
 /// After this time a pod that was not heard is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(600);
+pub const FORGOTTEN: Duration = Duration::from_secs(600);
 /// For how long a tier must answer before it counts as recovered: a circuit that tries again opens and closes.
 pub const RECOVERY: Duration = Duration::from_secs(30);
 /// Pods of a policy that are known at a time.

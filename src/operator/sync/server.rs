@@ -16,8 +16,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,6 +29,7 @@ use crate::operator::controller::queue::{Key, Kind};
 use crate::operator::observe::world::World;
 use crate::routing::report::{EVERY_MS, FORMAT_VERSION, MAX_BYTES, PATH, Reply, Report};
 use crate::runtime::leader::Leader;
+use crate::runtime::listen;
 
 /// Milliseconds until a router asks again that could not be answered yet.
 const SOON_MS: u64 = 200;
@@ -114,6 +113,7 @@ impl Desk {
         let namespace = &caller.policy.0;
         // What is remembered of tiers is bounded by those that there are.
         report.counts.tiers.retain(|tier, _| self.world.tiers.get(&(namespace.clone(), tier.clone())).is_some());
+        self.world.concurrency.report(&caller.policy, &report, now.into_std());
         let news = self.world.routers.take(&caller.policy, report, now.into_std());
         let cold = |tier: &&String| self.world.scales_to_zero(&(namespace.clone(), (*tier).clone()));
         let tiers = news.tiers.iter().chain(news.asked.iter().filter(cold));
@@ -136,33 +136,16 @@ pub async fn serve(listener: TcpListener, certificate: Arc<Certificate>, desk: A
     let mut tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    desk.world.routers.listen(std::time::Instant::now());
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (acceptor, desk) = (acceptor.clone(), Arc::clone(&desk));
-        connections.spawn(async move {
-            connection(stream, &acceptor, &desk).await;
-            drop(place);
-        });
-    }
+    let now = std::time::Instant::now();
+    desk.world.routers.listen(now);
+    desk.world.concurrency.listen(now);
+    let connection = |stream| connection(stream, acceptor.clone(), Arc::clone(&desk));
+    listen::serve(listener, CONNECTIONS, connection).await;
 }
 
-async fn connection(stream: TcpStream, acceptor: &TlsAcceptor, desk: &Desk) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, desk: Arc<Desk>) {
     let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+    let desk = &desk;
     let service = service_fn(|request| async move { Ok::<_, Infallible>(desk.answer(request).await) });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);

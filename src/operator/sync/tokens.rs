@@ -5,28 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
-use kube::api::PostParams;
+use k8s_openapi::api::authentication::v1::{TokenReview, UserInfo};
 use kube::{Api, Client};
-use quick_cache::sync::Cache;
-use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
+use crate::operator::reviews::{LONGEST_TOKEN, Reviews, user_of};
 use crate::routing::report::AUDIENCE;
 
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(60);
 /// The same for tokens that are not valid.
 const KEPT_BAD: Duration = Duration::from_secs(10);
-/// Answers that are kept.
-const MOST: usize = 4096;
-/// Longest token, in bytes.
-const LONGEST: usize = 16 << 10;
-/// Reviews at a time.
-const REVIEWS: usize = 8;
-/// Bound on a review.
-const TIMEOUT: Duration = Duration::from_secs(3);
 /// Extra of a user: the pod that a token was made for.
 const POD: &str = "authentication.kubernetes.io/pod-name";
 
@@ -53,13 +41,10 @@ pub enum Denied {
 /// Asks the API server who a token is.
 pub type Review = Box<dyn Fn(String) -> BoxFuture<'static, kube::Result<Option<UserInfo>>> + Send + Sync>;
 
-type Kept = (Result<Arc<Caller>, Denied>, Instant);
-
 /// Tokens that were shown.
 pub struct Tokens {
     review: Review,
-    kept: Cache<[u8; 32], Kept>,
-    reviews: Semaphore,
+    reviews: Reviews<Result<Arc<Caller>, Denied>>,
 }
 
 impl Tokens {
@@ -69,14 +54,14 @@ impl Tokens {
         let api: Api<TokenReview> = Api::all(client);
         Self::new(Box::new(move |token| {
             let api = api.clone();
-            Box::pin(async move { ask(&api, token).await })
+            Box::pin(async move { user_of(&api, token, Some(AUDIENCE)).await })
         }))
     }
 
     /// Tokens that are reviewed so.
     #[must_use]
     pub fn new(review: Review) -> Self {
-        Self { review, kept: Cache::new(MOST), reviews: Semaphore::new(REVIEWS) }
+        Self { review, reviews: Reviews::default() }
     }
 
     /// Whose router shows this token.
@@ -84,46 +69,20 @@ impl Tokens {
     /// # Errors
     /// When it is nobody's, or the API server can't say.
     pub async fn check(&self, token: &str) -> Result<Arc<Caller>, Denied> {
-        if token.is_empty() || token.len() > LONGEST {
+        if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Err(Denied::Unknown("no token of a router"));
         }
-        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let now = Instant::now();
-        if let Some((answer, until)) = self.kept.get(&hash)
-            && now < until
-        {
-            return answer;
-        }
-        let work = async {
-            // Never closed.
-            let _one = self.reviews.acquire().await;
-            (self.review)(token.to_owned()).await
+        let ask = async {
+            let user = (self.review)(token.to_owned()).await?;
+            Ok(match user.as_ref().map(caller) {
+                None => Err(Denied::Unknown("the token is not valid for smallfirst-sync")),
+                Some(None) => Err(Denied::Unknown("the token is not of a policy's routers")),
+                Some(Some(caller)) => Ok(Arc::new(caller)),
+            })
         };
-        let user = match tokio::time::timeout(TIMEOUT, work).await {
-            Ok(Ok(user)) => user,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a token was not reviewed");
-                return Err(Denied::Unavailable);
-            }
-            Err(_) => return Err(Denied::Unavailable),
-        };
-        let answer = match user.as_ref().map(caller) {
-            None => Err(Denied::Unknown("the token is not valid for smallfirst-sync")),
-            Some(None) => Err(Denied::Unknown("the token is not of a policy's routers")),
-            Some(Some(caller)) => Ok(Arc::new(caller)),
-        };
-        self.kept.insert(hash, (answer.clone(), now + if answer.is_ok() { KEPT } else { KEPT_BAD }));
-        answer
+        let keep = |answer: &Result<_, _>| if answer.is_ok() { KEPT } else { KEPT_BAD };
+        self.reviews.get(token.as_bytes(), keep, ask).await.unwrap_or(Err(Denied::Unavailable))
     }
-}
-
-/// The user of a token; `None` if it is not valid for us.
-async fn ask(api: &Api<TokenReview>, token: String) -> kube::Result<Option<UserInfo>> {
-    let spec = TokenReviewSpec { token: Some(token), audiences: Some(vec![AUDIENCE.to_owned()]) };
-    let review = TokenReview { spec, ..TokenReview::default() };
-    let status = api.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
-    let ours = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
-    Ok(status.user.filter(|_| ours && status.authenticated == Some(true)))
 }
 
 /// Which policy's router a user is: its ServiceAccount is `<policy>-router`.
@@ -187,7 +146,7 @@ mod tests {
                 assert!(matches!(tokens.check(other).await, Err(Denied::Unknown(_))), "{other}");
             }
             assert!(matches!(tokens.check("").await, Err(Denied::Unknown(_))));
-            assert!(matches!(tokens.check(&"x".repeat(LONGEST + 1)).await, Err(Denied::Unknown(_))));
+            assert!(matches!(tokens.check(&"x".repeat(LONGEST_TOKEN + 1)).await, Err(Denied::Unknown(_))));
         }
         assert_eq!(count.load(Ordering::Relaxed), others.len());
         // A server that is away is asked again: a token may be good.

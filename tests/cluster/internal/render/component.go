@@ -90,18 +90,20 @@ func apiserver(in *instance.Instance, a instance.Addresses, space Space) Compone
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-username-headers=X-Remote-User",
 		"--proxy-client-cert-file=" + pki("front-proxy-client.crt"), "--proxy-client-key-file=" + pki("front-proxy-client.key"),
-		"--enable-aggregator-routing=true",
 		// One file that is never rotated: tests read it from the start. wipe deletes it.
 		"--audit-policy-file=" + in.Path("conf", "audit-policy.yaml"), "--audit-log-path=" + in.Path("audit.log"),
 		"--audit-log-maxsize=1000000", "--audit-log-maxage=0", "--audit-log-maxbackup=0",
 	}
 	if in.Variant == instance.Full {
 		args = append(args,
+			// Aggregated APIs are asked at their pods.
+			"--enable-aggregator-routing=true",
 			"--kubelet-client-certificate="+pki("apiserver-kubelet-client.crt"), "--kubelet-client-key="+pki("apiserver-kubelet-client.key"),
 			"--kubelet-certificate-authority="+pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 		)
 	} else {
-		// A loopback address can't be an endpoint of the kubernetes service.
+		// A loopback address can't be an endpoint of the kubernetes service. (Nor of any other: what is aggregated here is
+		// a process of the machine, by a Service of type ExternalName.)
 		args = append(args, "--endpoint-reconciler-type=none")
 	}
 	return Component{Name: "kube-apiserver", Space: space, Program: "kubeparts", Args: args, Ready: a.URL() + "/readyz"}
