@@ -50,7 +50,9 @@ fn main() -> anyhow::Result<()> {
     }
     let slots = std::env::args().find_map(|argument| argument.parse().ok());
     let found = match calls.service(slots) {
-        Some(Service::Batching { alpha, beta, gamma }) => serde_json::json!({"alpha": alpha, "beta": beta, "gamma": gamma}),
+        Some(Service::Batching { alpha, beta, gamma }) => {
+            serde_json::json!({"alpha": alpha, "beta": beta, "gamma": gamma})
+        }
         Some(Service::Constant { seconds }) => serde_json::json!({"seconds": seconds}),
         None => anyhow::bail!("{} calls are too few", lines.len()),
     };

@@ -194,7 +194,10 @@ fn report(portfolio: &Portfolio, sizes: &Sizes, tables: &BTreeMap<String, Arc<Ro
         }
     };
     section("Pools", sizes.pools.iter().map(|(name, size)| (name.as_str(), size.sentence.clone())).collect());
-    section("Waits", portfolio.pools.iter().filter_map(|(name, pool)| wait(name, pool, sizes.pools.get(name)?)).collect());
+    section(
+        "Waits",
+        portfolio.pools.iter().filter_map(|(name, pool)| wait(name, pool, sizes.pools.get(name)?)).collect(),
+    );
     section("Accounts", sizes.accounts.iter().map(|(name, size)| (name.as_str(), size.sentence.clone())).collect());
     let even = portfolio.workloads.iter().filter_map(|w| Some((w.name.as_str(), break_even(w, tables)?)));
     section("Escalation", even.collect());

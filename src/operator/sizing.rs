@@ -274,7 +274,7 @@ mod tests {
         observed.tiers.insert("llama".into(), Arc::new(tier));
         let planner = Planner::default();
         let look = |rate, seconds| {
-            planner.look("ml", &observed.tables, &observed.tiers, &Fixed(rate), Duration::from_secs(seconds));
+            look(&planner, &observed, rate, Duration::from_secs(seconds));
             planner.said(&id()).map(|said| (said.floor, said.ceiling))
         };
         assert_eq!(look(1000.0, 0), Some((12, 12)));

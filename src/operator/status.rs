@@ -18,7 +18,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::observe::{DeploymentState, Observed};
 use super::plan;
 use super::validate::Invalid;
-use crate::api::types::Decimal;
 use crate::api::conditions::{
     ACCEPTED, AVAILABLE, PROGRAMMED, READY, REASON_ACCEPTED, REASON_CONFIGURED, REASON_DEGRADED,
     REASON_NO_READY_REPLICAS, REASON_NOT_ACCEPTED, REASON_PROGRESS_DEADLINE, REASON_PROGRESSING, REASON_REPLICAS_READY,
@@ -26,6 +25,7 @@ use crate::api::conditions::{
     RESOLVED_REFS,
 };
 use crate::api::routing_policy::{RoutersStatus, TableStatus};
+use crate::api::types::Decimal;
 use crate::api::{
     EscalationPath, EscalationPathStatus, ModelTier, ModelTierStatus, RoutingPolicy, RoutingPolicyStatus,
 };
