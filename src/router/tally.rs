@@ -149,7 +149,7 @@ mod tests {
         assert_eq!((counts.failed, counts.in_flight, counts.queued, counts.degraded), (3, 5, 1, true));
         assert_eq!(counts.rejected.len(), REASONS.len());
         assert!(counts.rejected.values().all(|count| *count == 1), "{:?}", counts.rejected);
-        assert_eq!(counts.turned_away(), 3, "Degraded, Quota, RateLimited");
+        assert_eq!(counts.turned_away(), 4, "Cold, Degraded, Quota, RateLimited");
         let band = Band { calls: 2, micros: 300_000, input: 120, output: 14, output_squared: 98, load: 49 };
         assert_eq!(counts.bands, [Band::default(), Band::default(), band]);
         drop(waits);

@@ -35,7 +35,7 @@ impl Leader {
     async fn start() -> Self {
         let today = Zoned::now().date();
         let authority = Authority::generate(today).unwrap();
-        let certificate = Arc::new(SingleCertAndKey::from(authority.issue(today).unwrap()));
+        let certificate = Arc::new(SingleCertAndKey::from(authority.issue(&["smallfirst-sync".to_owned()], today).unwrap()));
         let tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificate);
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
