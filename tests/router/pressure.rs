@@ -35,7 +35,8 @@ impl Leader {
     async fn start() -> Self {
         let today = Zoned::now().date();
         let authority = Authority::generate(today).unwrap();
-        let certificate = Arc::new(SingleCertAndKey::from(authority.issue(&["smallfirst-sync".to_owned()], today).unwrap()));
+        let certificate =
+            Arc::new(SingleCertAndKey::from(authority.issue(&["smallfirst-sync".to_owned()], today).unwrap()));
         let tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificate);
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -145,7 +146,11 @@ async fn an_answer_that_misses_its_threshold_by_little_is_accepted_while_the_lea
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
-    assert!(case.router.log_text().contains("\"outcome\":\"under-pressure\""));
+    let begin = Instant::now();
+    while !case.router.log_text().contains("\"outcome\":\"under-pressure\"") {
+        assert!(begin.elapsed() < Duration::from_secs(2), "{}", case.router.log_text());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     // The account has room again.
     *case.leader.lowered.lock().unwrap() = json!({});
     case.small.now(NEARLY);
