@@ -28,7 +28,7 @@ var options = []string{
 	"log=debug",
 	"nodeSelector.disk=fast,tolerations[0].key=a,tolerations[0].operator=Exists",
 	"metricsApi.enabled=true",
-	"scaler.enabled=true",
+	"scaler.enabled=true,scaling.autoscaler=KEDA",
 	"metrics.service.enabled=true",
 	"metrics.podMonitor.enabled=true,metrics.podMonitor.labels.a=b,metrics.podMonitor.interval=1m",
 	"metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.labels.a=b,metrics.serviceMonitor.interval=1m",
