@@ -16,7 +16,7 @@ from typing import Any
 
 from kube import apply, wait_for
 from plot import draw
-from portfolio import NAMESPACE, Case, address, demo, get, kubectl
+from portfolio import NAMESPACE, Case, address, demo, get, kubectl, run
 from traffic import Client, rows
 
 POOL = "elastic"
@@ -37,6 +37,7 @@ spec:
   pool:
     engine: Custom
     image: smallfirst.local/standin:dev
+    modelFrom: {{path: /data}}
     args: [--model, elastic, --slots, "{SLOTS}", --slowdown, "0.1", --first-token, 200ms, --tokens-per-second, "8",
       --requests-per-minute, "0", --tokens-per-minute, "0", --max-concurrent, "0"]
     port: 8080
@@ -141,8 +142,16 @@ def load(seen: Seen, client: Client, seed: int) -> None:
         thread.join(90)
 
 
+def metrics_api(enabled: bool) -> None:
+    """What a cluster's administrator turns on once, so that HorizontalPodAutoscalers can read the metric."""
+    chart, value = str(demo.ROOT / "charts/smallfirst"), f"metricsApi.enabled={str(enabled).lower()}"
+    run("helm", "upgrade", "smallfirst", chart, "-n", "smallfirst-system", "--reuse-values", "--set", value, "--wait", timeout=150)
+
+
 class Scaling(Case):
     def test_an_autoscaler_follows_a_peak_between_floor_and_ceiling_and_nobody_is_refused(self) -> None:
+        metrics_api(True)
+        self.addCleanup(metrics_api, False)
         apply(provider())
         apply(MANIFEST)
         self.addCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=MANIFEST + "---" + provider())

@@ -161,8 +161,11 @@ async fn availability(operator: &Listening, wanted: impl Fn(&Availability) -> bo
 #[test]
 fn an_autoscaler_scales_by_it_and_what_is_not_known_is_an_error() {
     let _alone = alone();
-    server::with_server(|client| async move {
-        let (ns, release, operator, address) = start(&client, &Wire::default()).await;
+    server::with_server(|_| async move {
+        let wire = Wire::default();
+        // One that takes an error for an answer and does not try again.
+        let client = wire.client().await;
+        let (ns, release, operator, address) = start(&client, &wire).await;
         register(&client, &release, address.port()).await;
         availability(&operator, |seen| *seen == Availability::Available).await;
 
@@ -217,24 +220,21 @@ fn an_autoscaler_scales_by_it_and_what_is_not_known_is_an_error() {
         assert_eq!(replicas().await, Some(2));
 
         // Eight requests, one and a half a replica.
-        let mut sequence = 0;
-        let mut report = |in_flight| {
-            sequence += 1;
-            says(&operator, &ns, sequence, in_flight);
-        };
-        report(8);
+        let (world, at) = (Arc::clone(&operator.world), ns.clone());
+        let reporting = tokio::spawn(async move {
+            for sequence in 1.. {
+                says(&world, &at, sequence, 8);
+                pause(500).await;
+            }
+        });
+        until("the first report", || async { get(&client, &value_path(&ns)).await.ok() }).await;
         let list = get(&client, &value_path(&ns)).await.unwrap();
         assert_eq!(list["items"][0]["metricLabels"]["smallfirst.dev/tier"], "small", "{list}");
         assert_eq!(list["items"][0]["value"], "8000m", "{list}");
         if let Some(list) = raw(&value_path(&ns)).await {
             assert_eq!(list["kind"], "ExternalMetricValueList");
         }
-        let began = Instant::now();
-        while replicas().await != Some(6) {
-            assert!(began.elapsed() < Duration::from_secs(60), "not six replicas: {:?}", replicas().await);
-            report(8);
-            pause(500).await;
-        }
+        until("six replicas", || async { (replicas().await == Some(6)).then_some(()) }).await;
 
         // What is asked for wrongly.
         for (path, code, part) in [
@@ -242,10 +242,10 @@ fn an_autoscaler_scales_by_it_and_what_is_not_known_is_an_error() {
             (format!("{VERSION}/namespaces/{ns}/smallfirst_tier_concurrency"), 400, "labelSelector: must be"),
             (value_path(&ns).replace("small", "none").replace("nonefirst", "smallfirst"), 404, "ModelTier"),
         ] {
-            report(8);
             let (found, message) = refused(&client, &path).await;
             assert!(found == code && message.contains(part), "{path}: {found} {message}");
         }
+        reporting.abort();
         unregister(&client).await;
         operator.stop().await;
     });
@@ -331,7 +331,7 @@ fn strangers_are_refused_and_another_s_api_is_left_alone() {
         // Through the API server: it refuses whom it does not know to have the right.
         assert_eq!(refused(&client_of(&client, &ns, "nobody").await, &value_path(&ns)).await.0, 403);
         let mut sequence = 1;
-        says(&operator, &ns, sequence, 2);
+        says(&operator.world, &ns, sequence, 2);
         let list = get(&client_of(&client, &ns, "reader").await, &value_path(&ns)).await.unwrap();
         assert_eq!(list["items"][0]["value"], "2000m", "{list}");
 
@@ -348,7 +348,7 @@ fn strangers_are_refused_and_another_s_api_is_left_alone() {
             (bearer(&reader), 200),
         ] {
             sequence += 1;
-            says(&operator, &ns, sequence, 2);
+            says(&operator.world, &ns, sequence, 2);
             let answer = ask_directly(&operator, &release, address, &headers, &value_path(&ns), None).await;
             let (code, body) = answer.expect("an answer");
             assert_eq!(code, wanted, "{headers}: {body}");

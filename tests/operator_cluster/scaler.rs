@@ -99,11 +99,11 @@ fn keda_is_told_when_a_tier_is_wanted_and_how_much() {
         // A stream says nothing until it is known, then what it is, then the change.
         keda.send("StreamIsActive", small.clone());
         pause(1500).await;
-        says(&operator, &ns, 1, 0);
+        says(&operator.world, &ns, 1, 0);
         let first = keda.read().await;
         assert_eq!((&first["call"], &first["answer"]["result"]), (&"StreamIsActive".into(), &false.into()), "{first}");
         assert_eq!(keda.ask("IsActive", small.clone()).await["answer"]["result"], false);
-        says(&operator, &ns, 2, 3);
+        says(&operator.world, &ns, 2, 3);
         let pushed = keda.read().await;
         assert_eq!(
             (&pushed["call"], &pushed["answer"]["result"]),

@@ -224,11 +224,11 @@ pub async fn ready(client: &Client, ns: &str, pods: &[&str]) {
 }
 
 /// Says how many requests the tier small has, as a router's report would.
-pub fn says(operator: &Listening, ns: &str, sequence: u64, in_flight: u64) {
+pub fn says(world: &World, ns: &str, sequence: u64, in_flight: u64) {
     let counts = TierCounts { in_flight, endpoints: 1, ..TierCounts::default() };
     let counts = Counts { tiers: [("small".to_owned(), counts)].into(), ..Counts::default() };
     let report = Report { pod: "r-0".to_owned(), incarnation: 1, sequence, counts, ..Report::default() };
-    operator.world.concurrency.report(&(ns.to_owned(), "front".to_owned()), &report, Instant::now());
+    world.concurrency.report(&(ns.to_owned(), "front".to_owned()), &report, Instant::now());
 }
 
 /// Status, reason and message of Programmed, if it speaks of the latest spec.
