@@ -33,7 +33,7 @@ metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
 spec:
   class: Small
   owner: team-load
-  model: {{name: elastic, contextTokens: 4096}}
+  model: {{name: elastic, contextTokens: 4096, capabilities: [Chat, Streaming, JSONSchema]}}
   pool:
     engine: Custom
     image: smallfirst.local/standin:dev
@@ -52,7 +52,7 @@ metadata: {{name: scarce, namespace: {NAMESPACE}}}
 spec:
   class: Frontier
   owner: team-load
-  model: {{name: frontier-large, contextTokens: 4096}}
+  model: {{name: frontier-large, contextTokens: 4096, capabilities: [Chat, Streaming, JSONSchema]}}
   prices: [{{inputPerMillion: "2.5", outputPerMillion: "10"}}]
   provider:
     api: OpenAI
