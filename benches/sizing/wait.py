@@ -132,17 +132,18 @@ def full(engine: Engine, slots: int, calls: int = 60) -> tuple[float, list[Call]
     return len(made) / (time.monotonic() - begin), made
 
 
-def opened(engine: Engine, rate: float, calls: int, seed: int) -> list[Call]:
-    """Requests by chance: exponential times between them, whether earlier ones were answered or not."""
+def opened(engine: Engine, rate: float, calls: int, seed: int) -> tuple[float, list[Call]]:
+    """Requests by chance: exponential times between them, whether earlier ones were answered or not. The rate that came of
+    it, as routers measure it, and the calls."""
     chance, threads = random.Random(seed), []
-    due = time.monotonic()
+    due = begin = time.monotonic()
     for _ in range(calls):
         due += chance.expovariate(rate)
         time.sleep(max(0.0, due - time.monotonic()))
         threads.append(threading.Thread(target=engine.ask, args=(length(chance),)))
         threads[-1].start()
     [thread.join() for thread in threads]
-    return engine.taken()
+    return calls / (due - begin), engine.taken()
 
 
 def fitted(program: Path, slots: int, calls: list[Call]) -> dict[str, float]:
@@ -193,8 +194,7 @@ def main() -> None:
             full(engine, slots, 10)
             for seed, load in enumerate(LOADS):
                 most, before = full(engine, slots)
-                rate = load * most
-                calls = opened(engine, rate, args.requests, 1000 * slots + seed)
+                rate, calls = opened(engine, load * most, args.requests, 1000 * slots + seed)
                 waits, fit = [call.wait for call in calls], fitted(fit_program, slots, before + calls)
                 expected, measured = predicted(args.smallfirst, folder, slots, fit, rate, calls), percentile(waits)
                 row = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured}
