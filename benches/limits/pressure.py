@@ -27,8 +27,9 @@ RATES = {"chat": 5.0, "mail": 5.0, "review": 1.0}
 QUOTAS = {"whole": 720, "half": 360, "quarter": 180, "returned": 720}
 SLACK = 0.3
 ORDER = ["ThresholdsLowered", "EscalationLimited", "MovedToPools", "Shed"]
-# Half of the answers pass the threshold of -0.4; of ten, one each misses it by 0.05, 0.1, 0.15, 0.2 and 0.9.
-SCORES = [-0.1, -0.45, -0.1, -0.5, -0.1, -0.55, -0.1, -0.6, -0.1, -1.3]
+# Half of the answers pass the threshold of -0.4; of ten, one each misses it by 0.05, 0.1, 0.15, 0.2 and 0.9. Each comes
+# twice: two workloads that ask in turn get the same ones.
+SCORES = [score for score in (-0.1, -0.45, -0.1, -0.5, -0.1, -0.55, -0.1, -0.6, -0.1, -1.3) for _ in range(2)]
 MANIFESTS = """
 apiVersion: smallfirst.dev/v1alpha1
 kind: ModelTier
