@@ -1,7 +1,6 @@
 //! One chat request, from its head to its reply: read, authenticate, classify, walk, reply, account.
 //!
-//! A request is answered by the future that hyper drives, and a client that leaves drops it. Only where a path may commit
-//! a stream early the answer is the work of a task of its own, which goes on after the reply's head was handed over.
+//! A request is answered by the future that hyper drives, and a client that leaves drops it: what was done until then counts.
 
 use std::time::Instant;
 
@@ -81,20 +80,10 @@ impl<'a> Exchange<'a> {
         Open { shared, snapshot, id, begin, account, status: CLIENT_GONE, _in_flight: InFlight(shared) }
     }
 
-    /// Answers with all of the answer: for tables without a path that commits early.
-    pub(super) async fn whole(self, request: Request<Incoming>) -> Reply {
+    /// Hands over the reply's head, as soon as the answer is whole or committed, and passes on the rest of a stream.
+    pub(super) async fn answer(self, request: Request<Incoming>, head: oneshot::Sender<Reply>) {
         let mut open = self.open();
         let answered = chat(self, request, &mut open.account).await;
-        self.reply(answered, &mut open).0
-    }
-
-    /// Hands over the reply's head as soon as the answer is committed, and passes on the rest.
-    pub(super) async fn flowing(self, request: Request<Incoming>, mut head: oneshot::Sender<Reply>) {
-        let mut open = self.open();
-        let answered = tokio::select! {
-            answered = chat(self, request, &mut open.account) => answered,
-            () = head.closed() => return,
-        };
         let (reply, flow) = self.reply(answered, &mut open);
         let sent = head.send(reply).is_ok();
         let Some(flow) = flow else { return };

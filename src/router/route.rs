@@ -86,7 +86,6 @@ type Tiers = BTreeMap<String, Arc<Upstream>>;
 pub struct Routes {
     workloads: Vec<Route>,
     tiers: BTreeMap<String, Route>,
-    commits: bool,
 }
 
 impl Routes {
@@ -117,10 +116,7 @@ impl Routes {
         let workloads = table.workloads.iter().map(|workload| compiler.workload(workload)).collect::<Result<_, _>>()?;
         let public = table.tiers.iter().filter(|(_, tier)| tier.public);
         let tiers = public.map(|(name, _)| Ok((name.clone(), compiler.tier(name)?))).collect::<Result<_, Refused>>()?;
-        let mut routes = Self { workloads, tiers, commits: false };
-        let commits = routes.all().flat_map(|route| &route.stages).any(|stage| stage.commit_after.is_some());
-        routes.commits = commits;
-        Ok(routes)
+        Ok(Self { workloads, tiers })
     }
 
     /// The limits of workloads.
@@ -131,12 +127,6 @@ impl Routes {
     /// All routes.
     pub(super) fn all(&self) -> impl Iterator<Item = &Route> {
         self.workloads.iter().chain(self.tiers.values())
-    }
-
-    /// Whether a path judges streams by their beginning.
-    #[must_use]
-    pub const fn commits(&self) -> bool {
-        self.commits
     }
 
     /// The route of a workload, by its index in the table.

@@ -1,5 +1,6 @@
 //! The paths of the traffic port, and who may ask.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,31 +18,26 @@ use super::reply::{Reply, X_REQUEST_ID, refused, whole};
 use super::snapshot::Snapshot;
 use crate::routing::decide;
 
+/// What a thread of the router serves with. Requests hold it by a count of this thread: one that all threads change
+/// would be fetched from another core every time.
+pub struct Worker {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The connections of this one.
+    pub pool: Pool,
+}
+
 /// Answers a request. Never fails: what is wrong is in the reply.
-pub async fn serve(shared: &Arc<Shared>, pool: &Pool, request: Request<Incoming>) -> Reply {
+pub async fn serve(worker: &Rc<Worker>, request: Request<Incoming>) -> Reply {
     let begin = Instant::now();
+    let shared = &worker.shared;
     let Some(snapshot) = shared.snapshot.load_full() else {
         let message = "the router has no routing table yet";
         return refused(&Problem::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_table", message));
     };
     let id = request_id(shared, request.headers());
     let mut reply = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/v1/chat/completions") if snapshot.routes.commits() => {
-            let (shared, pool, id) = (shared.clone(), pool.clone(), id.clone());
-            let (head, reply) = oneshot::channel();
-            // In boxes, here and below: futures of several KiB that are copied from hand to hand cost more than the box.
-            tokio::task::spawn_local(Box::pin(async move {
-                let exchange = Exchange { shared: &shared, pool: &pool, snapshot: &snapshot, id: &id, begin };
-                exchange.flowing(request, head).await;
-            }));
-            reply.await.unwrap_or_else(|_| {
-                let message = "the request was dropped";
-                refused(&Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message))
-            })
-        }
-        (&Method::POST, "/v1/chat/completions") => {
-            Box::pin(Exchange { shared, pool, snapshot: &snapshot, id: &id, begin }.whole(request)).await
-        }
+        (&Method::POST, "/v1/chat/completions") => chat(worker, snapshot, &id, begin, request).await,
         (&Method::GET, "/v1/models") => models(&snapshot, request.headers()),
         (method, "/v1/chat/completions" | "/v1/models") => {
             let message = format!("method {method} is not allowed here");
@@ -61,6 +57,37 @@ pub async fn serve(shared: &Arc<Shared>, pool: &Pool, request: Request<Incoming>
     };
     reply.headers_mut().insert(&X_REQUEST_ID, id);
     reply
+}
+
+/// A request is answered by the connection's own task, and a client that leaves drops it. What is left of a stream once its
+/// head was handed over is the work of a task of its own.
+async fn chat(
+    worker: &Rc<Worker>,
+    snapshot: Arc<Snapshot>,
+    id: &HeaderValue,
+    begin: Instant,
+    request: Request<Incoming>,
+) -> Reply {
+    let (worker, id) = (worker.clone(), id.clone());
+    let (head, mut reply) = oneshot::channel();
+    // In a box: a future of several KiB that is copied from hand to hand costs more than the box.
+    let mut answering = Box::pin(async move {
+        let Worker { shared, pool } = &*worker;
+        let exchange = Exchange { shared, pool, snapshot: &snapshot, id: &id, begin };
+        exchange.answer(request, head).await;
+    });
+    let reply = tokio::select! {
+        biased;
+        () = &mut answering => reply.try_recv().ok(),
+        head = &mut reply => {
+            tokio::task::spawn_local(answering);
+            head.ok()
+        }
+    };
+    reply.unwrap_or_else(|| {
+        let message = "the request was dropped";
+        refused(&Problem::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_unavailable", message))
+    })
 }
 
 /// The caller's id if it is short and printable, else one of our own.

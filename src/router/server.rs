@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Shared;
 use super::patient::{Patient, Transport};
 use super::pool::{Pool, tls};
-use super::serve::serve;
+use super::serve::{Worker, serve};
 use super::traffic_tls::Certificate;
 
 /// How often a thread wakes even when nothing happens.
@@ -81,7 +81,10 @@ impl Server {
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, async move {
                     match TcpListener::from_std(listener) {
-                        Ok(listener) => accept(&shared, listener, acceptor, Pool::new(tls), stopped, drain).await,
+                        Ok(listener) => {
+                            let worker = Rc::new(Worker { shared, pool: Pool::new(tls) });
+                            accept(&worker, listener, acceptor, stopped, drain).await;
+                        }
                         Err(error) => tracing::error!(%error, "a listener could not be used"),
                     }
                 });
@@ -103,10 +106,9 @@ impl Server {
 }
 
 async fn accept(
-    shared: &Arc<Shared>,
+    worker: &Rc<Worker>,
     listener: TcpListener,
     acceptor: Option<TlsAcceptor>,
-    pool: Pool,
     mut stopped: watch::Receiver<bool>,
     drain: Duration,
 ) {
@@ -132,13 +134,13 @@ async fn accept(
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let (shared, pool, open, stopped) = (shared.clone(), pool.clone(), open.clone(), stopped.clone());
+        let (worker, open, stopped) = (worker.clone(), open.clone(), stopped.clone());
         let acceptor = acceptor.clone();
         open.set(open.get() + 1);
         tokio::task::spawn_local(async move {
             match acceptor {
-                None => connection(&shared, &pool, stream, stopped).await,
-                Some(acceptor) => secure(&shared, &pool, &acceptor, stream, stopped).await,
+                None => connection(&worker, stream, stopped).await,
+                Some(acceptor) => secure(&worker, &acceptor, stream, stopped).await,
             }
             open.set(open.get() - 1);
         });
@@ -154,28 +156,18 @@ async fn accept(
 }
 
 /// A handshake may take as long as the head of a request.
-async fn secure(
-    shared: &Arc<Shared>,
-    pool: &Pool,
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    stopped: watch::Receiver<bool>,
-) {
-    match tokio::time::timeout(shared.limits.head_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => connection(shared, pool, stream, stopped).await,
+async fn secure(worker: &Rc<Worker>, acceptor: &TlsAcceptor, stream: TcpStream, stopped: watch::Receiver<bool>) {
+    match tokio::time::timeout(worker.shared.limits.head_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => connection(worker, stream, stopped).await,
         Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
         Err(_) => tracing::debug!("a handshake took too long"),
     }
 }
 
-async fn connection(
-    shared: &Arc<Shared>,
-    pool: &Pool,
-    stream: impl Transport + 'static,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn connection(worker: &Rc<Worker>, stream: impl Transport + 'static, mut stopped: watch::Receiver<bool>) {
+    let shared = &worker.shared;
     let service = service_fn(|request| async move {
-        let mut reply = serve(shared, pool, request).await;
+        let mut reply = serve(worker, request).await;
         if shared.is_leaving() {
             reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
