@@ -206,6 +206,6 @@ def take(rig: Rig, system: System) -> Turn:
     except Exception as error:  # as above
         turn.missing.append(reason(error))
     # A judged stream is held until it is judged: its first token says nothing of the router.
-    if not system.long and turn.figures:
+    if not (system.long or system.whole) and turn.figures:
         streams(turn, rig, system)
     return turn

@@ -93,21 +93,21 @@ def stopped(number: int, _frame: object) -> None:
     sys.exit(f"stopped by {signal.Signals(number).name}")
 
 
-def everything(binary: Path) -> list[System]:
-    before, after = systems.ours(binary)
+def everything(binary: Path, bare: Path) -> list[System]:
+    before, after = systems.ours(binary, bare)
     return [*before, *peers.ALL, *after]
 
 
 def main() -> None:
-    args = options([system.name for system in everything(Path())])
+    args = options([system.name for system in everything(Path(), Path())])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stopped)
     for tool in ("nginx", "wrk"):
         if not shutil.which(tool):
             sys.exit(f"{tool} is not installed: run 'make bench-deps'")
     tools.raise_limit()
-    chosen = [system for system in everything(args.smallfirst.resolve()) if system.name in args.names]
-    built = tools.build(args.profile, "load", "upstream")
+    built = tools.build(args.profile, "load", "upstream", "bare")
+    chosen = [system for system in everything(args.smallfirst.resolve(), built["bare"]) if system.name in args.names]
     facts = report.machine(chosen)
     print("\n".join(f"{name} {version}" for name, version in facts["versions"].items()), flush=True)
     rounds: report.Rounds = []

@@ -18,7 +18,8 @@ from processes import Failed, Place, end, listening, port
 KEY = "sk-" + hashlib.sha256(b"bench").hexdigest()
 PATH = "/v1/chat/completions"
 LONG = "/gated/chat/completions"
-MANIFESTS = Path(__file__).resolve().parent / "manifests.yaml"
+HERE = Path(__file__).resolve().parent
+MANIFESTS = HERE / "manifests.yaml"
 # Debian puts nginx where only root looks.
 os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 CORES = len(os.sched_getaffinity(0))
@@ -46,6 +47,8 @@ class System:
     long: bool = False
     # Measured with large requests too.
     bodies: bool = False
+    # It reads replies whole: the first token of a stream says nothing.
+    whole: bool = False
 
 
 def request(model: str, size: int = 1024, *, stream: bool = False) -> str:
@@ -205,12 +208,18 @@ def output(*command: object) -> str:
     return (done.stdout.strip().splitlines() or [""])[0]
 
 
-def ours(binary: Path) -> tuple[list[System], list[System]]:
-    """What the peers are compared with: before them and after them."""
+def ours(binary: Path, bare: Path) -> tuple[list[System], list[System]]:
+    """What the peers are compared with: before them and after them. `bare` is the least that hyper can do."""
     router = Router(binary)
+
+    def least(place: Place, to: Backend) -> subprocess.Popen[bytes]:
+        return place.spawn(bare, "--listen", f"127.0.0.1:{place.listen}", "--to", f"127.0.0.1:{to.port}")
 
     def nginx_version() -> str:
         return output("nginx", "-v").removeprefix("nginx version: nginx/")
+
+    def hyper_version() -> str:
+        return output("sed", "-n", '/^name = "hyper"$/{n;s/version = "\\(.*\\)"/\\1/p}', HERE.parents[1] / "Cargo.lock")
 
     def version() -> str:
         return output(binary, "--version").removeprefix("smallfirst ")
@@ -218,6 +227,7 @@ def ours(binary: Path) -> tuple[list[System], list[System]]:
     before = [
         System("direct", None, nginx_version, bodies=True),
         System("nginx", proxy, nginx_version, bodies=True),
+        System("hyper", least, hyper_version, whole=True),
     ]
     after = [
         System("smallfirst", router.start, version, bodies=True),

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::autoscaler::{self, Autoscaler, Bounds};
-use super::clock::{Clock, Nanos, nanos, seconds};
+use super::clock::{Clock, Nanos, seconds};
 use super::measure::{Measure, PoolNow};
 use super::planner::Planner;
 use super::pool::{Pool, PoolEvent};
@@ -112,21 +112,17 @@ impl<'w> Run<'w> {
     pub fn new(world: &'w World, scenario: &Scenario, arrivals: Arrivals<'w>, mode: Mode, epoch: Instant) -> Self {
         let tier = |tier: &super::world::Tier| {
             let of = tier.pool.as_ref();
-            let scaling = of.filter(|_| mode.operated).and_then(|of| Some((of, of.scaling.as_ref()?)));
+            let scaling = of.filter(|_| mode.operated).and_then(|of| of.scaling.as_ref());
             let replicas = of.map_or(0, |of| of.replicas);
             TierNow {
                 circuit: Circuit::default(),
                 outage: None,
                 pool: of.map(|of| Pool::new(of.spec, replicas)),
-                bounds: scaling.map_or(Bounds { floor: replicas, ceiling: replicas }, |(_, scaling)| Bounds {
+                bounds: scaling.map_or(Bounds { floor: replicas, ceiling: replicas }, |scaling| Bounds {
                     floor: scaling.min,
                     ceiling: scaling.max,
                 }),
-                scaler: scaling.map(|(of, scaling)| {
-                    let utilization = scaling.target_utilization.value().unwrap_or(1.0);
-                    let stabilization = nanos(scaling.scale_down_stabilization.to_std().unwrap_or_default());
-                    Autoscaler::new(f64::from(of.spec.slots) * utilization, stabilization)
-                }),
+                scaler: scaling.map(|scaling| Autoscaler::new(scaling.target, scaling.stabilization)),
             }
         };
         let room = |account: &super::world::Account| {

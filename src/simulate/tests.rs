@@ -95,9 +95,10 @@ fn the_same_seed_gives_the_same_bytes_and_another_one_does_not() {
 #[test]
 fn every_request_is_answered_shed_or_failed() {
     let portfolio = PORTFOLIO
+        .replace("max: 24", "max: 3")
         .replace("    match: {models: [draft]}", "    match: {models: [draft]}\n    limits: {requestsPerMinute: 300}")
         .replace("  onExhausted: BestAnswer", "  escalationLimit: {ratio: \"0.1\", window: 1m, onExceeded: Reject}");
-    let scenario = SCENARIO.replace("{scale: 3}", "{scale: 12, spread: 5s}").replace("max: 24", "max: 3");
+    let scenario = SCENARIO.replace("{scale: 3}", "{scale: 12, spread: 5s}");
     let scenario = format!(
         "{scenario}\noutages:\n- {{tier: frontier, from: 40s, to: 90s, looks: Silent}}\n- {{tier: compact, from: 80s, to: 100s}}\n"
     );

@@ -10,7 +10,8 @@ use super::clock::{Nanos, nanos, of_seconds};
 use super::kinds::{self, Kind};
 use super::pool::ReplicaSpec;
 use super::replica::Curve;
-use super::scenario::{Looks, Scaling, Scenario};
+use super::scenario::{Looks, Scenario};
+use crate::api::ModelTier;
 use crate::api::types::{DataClass, Risk};
 use crate::operator::observe::Observed;
 use crate::operator::validate;
@@ -94,7 +95,7 @@ pub struct PoolOf {
     pub replicas: u32,
     /// What a replica costs an hour, in 1e-9 of the currency. `None`: requests cost the tier's prices.
     pub replica_hour: Option<u64>,
-    /// Bounds and target of its autoscaler. `None`: the number of replicas is fixed.
+    /// Its autoscaler. `None`: the number of replicas is fixed.
     pub scaling: Option<Scaling>,
     /// Whether the operator sizes it.
     pub sized: bool,
@@ -114,8 +115,29 @@ impl PoolOf {
     /// How long fewer replicas must have been enough.
     #[must_use]
     pub fn stabilization(&self) -> Nanos {
-        let stabilization = self.scaling.as_ref().and_then(|scaling| scaling.scale_down_stabilization.to_std().ok());
-        stabilization.map_or(0, nanos)
+        self.scaling.as_ref().map_or(0, |scaling| scaling.stabilization)
+    }
+}
+
+/// What an autoscaler is told.
+pub struct Scaling {
+    /// Fewest replicas, at least one: how a pool comes back from zero is not simulated.
+    pub min: u32,
+    /// Most replicas.
+    pub max: u32,
+    /// Requests at a replica that it aims for.
+    pub target: f64,
+    /// How long fewer replicas must have been enough.
+    pub stabilization: Nanos,
+}
+
+impl Scaling {
+    /// What the ModelTier says, for replicas of so many slots.
+    fn of(tier: &ModelTier, slots: u32) -> Option<Self> {
+        let validate::Scaling { min, max, stabilization, .. } = validate::scaling(tier)?;
+        let utilization = tier.spec.pool.as_ref()?.scaling.as_ref()?.target_utilization.value().ok()?;
+        let (target, stabilization) = (f64::from(slots) * utilization, nanos(stabilization));
+        Some(Self { min: min.max(1), max, target, stabilization })
     }
 }
 
@@ -284,11 +306,7 @@ fn tiers(table: &RoutingTable, observed: &Observed, scenario: &Scenario, problem
         };
         let pool = match &tier.backend {
             Backend::Url { .. } => {
-                let fields = [
-                    ("concurrency", said.concurrency.is_some()),
-                    ("replicas", said.replicas.is_some()),
-                    ("scaling", said.scaling.is_some()),
-                ];
+                let fields = [("concurrency", said.concurrency.is_some()), ("replicas", said.replicas.is_some())];
                 let wrong = fields.into_iter().filter(|(_, set)| *set);
                 problems
                     .extend(wrong.map(|(field, _)| format!("tiers.{name}.{field}: must not be set for a provider")));
@@ -313,12 +331,13 @@ fn tiers(table: &RoutingTable, observed: &Observed, scenario: &Scenario, problem
                 let replicas = spec.and_then(|spec| u32::try_from(spec.pool.as_ref()?.replicas).ok());
                 let price = spec.and_then(|spec| spec.replica_hour.as_ref()?.nanos().ok());
                 let start = nanos(said.pod_start.to_std().unwrap_or_default());
+                let scaling = slots.and_then(|slots| Scaling::of(manifest?, slots));
                 slots.map(|slots| PoolOf {
                     spec: ReplicaSpec { curve, slots, start },
                     replicas: said.replicas.or(replicas).unwrap_or(1),
                     replica_hour: price.and_then(|price| u64::try_from(price).ok()),
-                    scaling: said.scaling.clone(),
-                    sized: wanted.is_some() && said.scaling.is_some(),
+                    sized: wanted.is_some() && scaling.is_some(),
+                    scaling,
                     within: of_seconds(wanted.as_ref().map_or(0.0, |asked| asked.within)),
                     asked: wanted.unwrap_or_default(),
                 })

@@ -18,17 +18,6 @@ impl Scenario {
             if tier.concurrency == Some(0) {
                 found.push(format!("{}: must be at least 1", field("concurrency")));
             }
-            if let Some(scaling) = &tier.scaling {
-                if scaling.max < 1 || scaling.min > scaling.max {
-                    found.push(format!("{}: min must be at most max, and max at least 1", field("scaling")));
-                }
-                text(scaling.scale_down_stabilization.millis(), &field("scaling.scaleDownStabilization"), &mut found);
-                let target = scaling.target_utilization.value();
-                if target.as_ref().is_ok_and(|target| *target <= 0.0) {
-                    found.push(format!("{}: must be above 0", field("scaling.targetUtilization")));
-                }
-                text(target, &field("scaling.targetUtilization"), &mut found);
-            }
         }
         if self.requests.is_empty() {
             found.push("requests: must name at least one kind of request".to_owned());

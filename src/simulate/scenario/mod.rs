@@ -71,10 +71,6 @@ pub struct Tier {
     /// Time from the decision to add a replica until it serves. Default: 60s.
     #[serde(default = "minute")]
     pub pod_start: Duration,
-    /// Bounds and target of the autoscaler. Where the ModelTier has pool.sizing, floor and ceiling within these bounds are
-    /// the operator's. Default: the number of replicas is fixed.
-    #[serde(default)]
-    pub scaling: Option<Scaling>,
     /// What the provider really grants, for all tiers of its account. Default: what the manifests declare.
     #[serde(default)]
     pub quota: Option<Quota>,
@@ -100,30 +96,6 @@ pub struct Curve {
     /// A token of input.
     #[serde(default)]
     pub gamma: f64,
-}
-
-/// Bounds and target of an autoscaler.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Scaling {
-    /// Fewest replicas.
-    pub min: u32,
-    /// Most replicas.
-    pub max: u32,
-    /// Part of a replica's slots that the autoscaler aims to fill. Default: 0.7.
-    #[serde(default = "target_utilization")]
-    pub target_utilization: Ratio,
-    /// How long fewer replicas must have been enough. Default: 5m.
-    #[serde(default = "stabilization")]
-    pub scale_down_stabilization: Duration,
-}
-
-fn target_utilization() -> Ratio {
-    Ratio::from("0.7")
-}
-
-fn stabilization() -> Duration {
-    Duration::from("5m")
 }
 
 /// A kind of request.

@@ -2,7 +2,7 @@ use super::*;
 
 const GOOD: &str = "
 tiers:
-  small: {curve: {alpha: 0.02}, scaling: {min: 1, max: 4}}
+  small: {curve: {alpha: 0.02}}
 requests:
 - {model: intent, steps: {small: {refused: \"0.2\"}}}
 outages:
@@ -30,10 +30,6 @@ fn what_is_wrong_is_named_with_file_and_field() {
     assert_eq!(
         wrong(&GOOD.replace("0.02", "-1")),
         "s.yaml: tiers.small.curve.alpha: must be a number from 0 to 3600, is -1"
-    );
-    assert_eq!(
-        wrong(&GOOD.replace("min: 1", "min: 5")),
-        "s.yaml: tiers.small.scaling: min must be at most max, and max at least 1"
     );
     assert_eq!(
         wrong(&GOOD.replace("{refused: \"0.2\"}", "{}")),
