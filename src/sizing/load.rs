@@ -90,10 +90,23 @@ impl Load {
     }
 
     /// Squared coefficient of variation of the work of all: within workloads, and between them.
+    ///
+    /// How much the input of a workload varies is not known. So only its output is taken to vary less than exponentially.
     pub fn variation(&self, service: &Service, slots: f64) -> f64 {
-        let seconds = |part: &Part| Self { parts: vec![*part] }.speed(service, slots).seconds(slots);
+        let alone = |part: &Part| Self { parts: vec![*part] };
+        let seconds = |part: &Part| alone(part).speed(service, slots).seconds(slots);
+        let output = |part: &Part| match *service {
+            Service::Constant { .. } => 0.0,
+            Service::Batching { alpha, beta, .. } => {
+                alone(part).speed(&Service::Batching { alpha, beta, gamma: 0.0 }, slots).seconds(slots)
+            }
+        };
+        let variance = |part: &Part| {
+            let variation = number(part.takes.variation);
+            seconds(part).powi(2) * variation.max(1.0) - output(part).powi(2) * (1.0 - variation).max(0.0)
+        };
         let mean = self.mean(seconds);
-        let square = self.mean(|part| seconds(part).powi(2) * (1.0 + number(part.takes.variation)));
+        let square = self.mean(|part| seconds(part).powi(2) + variance(part));
         if mean > 0.0 { square / (mean * mean) - 1.0 } else { 1.0 }
     }
 
@@ -119,9 +132,10 @@ mod tests {
         let speed = load.speed(&service, 4.0);
         // 150 tokens in the mean: 0.05 of prefill, 150 steps of 0.02 + 0.001 b.
         assert!((speed.fixed - 3.05).abs() < 1e-9 && (speed.growing - 0.15).abs() < 1e-9, "{speed:?}");
-        // 1.25 s three times of four, 10.85 s once.
+        // 1.25 s three times of four, 10.85 s once; all but the output, always as long, as if it varied exponentially.
         let mean: f64 = 0.75 * 1.25 + 0.25 * 10.85;
-        let square = 0.75 * 1.25_f64.powi(2) + 0.25 * 10.85_f64.powi(2);
+        let of = |all: f64, output: f64| all.powi(2) + all.powi(2) - output.powi(2);
+        let square = 0.75 * of(1.25, 1.2) + 0.25 * of(10.85, 10.8);
         assert!((load.variation(&service, 4.0) - (square / mean / mean - 1.0)).abs() < 1e-9);
         assert!((Load { parts: vec![part(3.0, 50.0, 2.0)] }.variation(&service, 4.0) - 2.0).abs() < 1e-9);
     }

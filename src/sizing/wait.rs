@@ -6,8 +6,9 @@
 //!
 //! Above c requests the rate is constant, so that a request that must wait does so as in a queue with one server of that
 //! rate: exactly, for exponential work, exp(-(mu_c - lambda) t). Work that varies more is taken for a mixture of two
-//! exponentials with its mean and variance, for which the wait has a closed form as well (M/H2/1). Work that varies less
-//! counts as exponential: that errs on the side of capacity. See `src/docs/adr/0018-waiting-in-slots.md`.
+//! exponentials with its mean and variance, for which the wait has a closed form as well (M/H2/1). For work that varies less
+//! the tail is exponential with the mean of Pollaczek and Khinchine (M/G/1): the true one falls faster far out, so that this
+//! errs on the side of capacity. See `src/docs/adr/0018-waiting-in-slots.md`.
 
 /// What one replica does, by the number of requests it works on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,17 +123,24 @@ impl Chain {
             return 0.0;
         }
         let full = self.replicas() * self.speed.full();
-        delayed * longer(full, rho, self.variation.max(1.0), seconds)
+        delayed * tail(full, rho, self.variation, seconds)
     }
 }
 
 /// Probability that a wait that happens is longer than `t` seconds, in a queue with one server of `rate`, used to `rho`,
-/// whose work has the squared coefficient of variation `v`, 1 or more.
-///
+/// whose work has the squared coefficient of variation `v`.
+fn tail(rate: f64, rho: f64, v: f64, t: f64) -> f64 {
+    if v < 1.0 {
+        // Its mean is (1 + v) / (2 rate (1 - rho)).
+        return (-2.0 * (1.0 - rho) * rate * t / (1.0 + v)).exp();
+    }
+    hyperexponential(rate, rho, v, t)
+}
+
 /// In units of 1 / `rate`: the work is with probability p of rate 2p, else of rate 2q, q = 1 - p (two exponentials that
 /// contribute equally to the mean), where (p - q)^2 = d = (v - 1) / (v + 1). The wait's transform by Pollaczek and Khinchine
 /// has the poles -x and -y, the roots of s^2 + (2 - rho) s + (1 - d)(1 - rho).
-fn longer(rate: f64, rho: f64, v: f64, t: f64) -> f64 {
+fn hyperexponential(rate: f64, rho: f64, v: f64, t: f64) -> f64 {
     let d = (v - 1.0) / (v + 1.0);
     // y - x: the root of a sum, so that nothing cancels where rho is small.
     let between = (4.0 * d * (1.0 - rho) + rho * rho).sqrt();
@@ -173,10 +181,10 @@ mod tests {
     /// Pollaczek and Khinchine: the mean wait of M/G/1 is rho (1 + v) / (2 (1 - rho)) times the service time.
     #[test]
     fn the_mean_wait_of_one_server_is_that_of_pollaczek_and_khinchine() {
-        for v in [1.0, 2.0, 4.0] {
+        for v in [0.0, 0.6, 1.0, 2.0, 4.0] {
             let rho = 0.8;
             let step = 0.001;
-            let mean: f64 = (0..200_000).map(|i| rho * longer(1.0, rho, v, (f64::from(i) + 0.5) * step) * step).sum();
+            let mean: f64 = (0..200_000).map(|i| rho * tail(1.0, rho, v, (f64::from(i) + 0.5) * step) * step).sum();
             let known = rho * (1.0 + v) / (2.0 * (1.0 - rho));
             assert!((mean - known).abs() < known * 1e-3, "{v}: {mean} {known}");
         }
