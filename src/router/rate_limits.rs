@@ -45,6 +45,9 @@ macro_rules! windows {
 const WINDOWS: [Window; 6] =
     windows!(openai "requests" "tokens", anthropic "requests" "tokens" "input-tokens" "output-tokens");
 
+/// How all of these names begin.
+const PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
+
 /// What a reply says of what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Left {
@@ -66,6 +69,10 @@ pub fn after_refusal(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// those of both providers do: a share that is missing is there again before it.
 #[must_use]
 pub fn left(headers: &HeaderMap, shares: [f64; 2], now: SystemTime) -> Left {
+    // Most replies say nothing, and to look for each name costs more than to look at all that are there.
+    if !headers.keys().any(|name| PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))) {
+        return Left::default();
+    }
     let number = |name| text(headers, name)?.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
     let mut found = Left::default();
     for window in &WINDOWS {

@@ -6,10 +6,10 @@
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// How often the client has tried.
-const HEADER: &str = "x-stainless-retry-count";
+static HEADER: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 /// Hashes that are kept.
 const KEPT: usize = 4096;
 /// Bytes at either end of a body that are looked at: long ones are told apart by their ends and their length.
@@ -40,7 +40,7 @@ impl Tries {
     /// Whether a request was noted before and its client tries it again.
     #[must_use]
     pub fn is_again(&self, headers: &HeaderMap, client: Option<usize>, body: &[u8]) -> bool {
-        let tried = headers.get(HEADER).is_some_and(|count| count.as_bytes() != b"0");
+        let tried = headers.get(&HEADER).is_some_and(|count| count.as_bytes() != b"0");
         tried && {
             let hash = self.hash(client, body);
             self.place(hash).is_some_and(|place| place.load(Ordering::Relaxed) == hash)
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn tried(count: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(http::HeaderName::from_static(HEADER), http::HeaderValue::from_static(count))])
+        HeaderMap::from_iter([(HEADER.clone(), http::HeaderValue::from_static(count))])
     }
 
     #[test]
