@@ -69,6 +69,14 @@ pub struct Scaled {
     pub zero: Option<Zero>,
 }
 
+impl Scaled {
+    /// Whether the operator's autoscaler reads the metrics API.
+    #[must_use]
+    pub fn reads_metrics_api(&self) -> bool {
+        self.autoscaler.as_ref().is_some_and(|autoscaler| autoscaler.resource.kind == "HorizontalPodAutoscaler")
+    }
+}
+
 /// How a pool goes to zero and comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zero {

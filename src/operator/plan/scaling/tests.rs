@@ -68,7 +68,10 @@ fn one_of_four_scales_and_the_others_leave_the_replicas_alone() {
     let made = |tier: &ModelTier| {
         let plan = planned(tier, keda());
         assert_eq!(plan.scaled.problem, None);
-        (replicas(&plan), autoscaler(&plan))
+        let made = autoscaler(&plan);
+        let reads = made.as_ref().is_some_and(|(kind, ..)| kind == "HorizontalPodAutoscaler");
+        assert_eq!(plan.scaled.reads_metrics_api(), reads, "KEDA asks the operator");
+        (replicas(&plan), made)
     };
     let hpa = ("HorizontalPodAutoscaler".to_owned(), json!(2), json!(9));
     assert_eq!(made(&tier(Value::Null)), (Some(4), None));
