@@ -109,6 +109,18 @@ propagation: ## Measure the time from a change to every router's acknowledgement
 rotation: ## Change Secrets under 200 requests a second, with real pods: no request may fail; about four minutes beside the images
 	tests/e2e/run rotation
 
+.PHONY: scale-to-zero
+scale-to-zero: ## Scale a pool to zero 20 times, with real pods: what the first request waits, and none lost; a quarter of an hour
+	tests/e2e/run zero
+
+.PHONY: handover
+handover: ## Change the autoscaler of a pool under load, with real pods: no replica is lost; five minutes beside the images
+	tests/e2e/run handover
+
+.PHONY: scaling-llama
+scaling-llama: ## Scale llama.cpp itself by its load, 1x, 5x and 1x; eight minutes beside the images
+	tests/e2e/run llama
+
 .PHONY: sizing-table
 sizing-table: ## Compare sizing's closed form with long simulations, a table of 288 rows; minutes
 	cargo test --locked --profile fast --lib sizing::simulated -- --ignored --nocapture

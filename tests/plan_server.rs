@@ -24,6 +24,7 @@ fn children() -> Vec<Desired> {
         ("model-sources", include_str!("golden/model-sources/in.yaml")),
         ("gpu-custom", include_str!("golden/gpu-custom/in.yaml")),
         ("provider-only", include_str!("golden/provider-only/in.yaml")),
+        ("autoscalers", include_str!("golden/autoscalers/in.yaml")),
     ];
     let settings = Settings { router_image: "registry.example/smallfirst:1".into(), ..Settings::default() };
     let mut children = Vec::new();

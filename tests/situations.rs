@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use smallfirst::api::conditions::{REASON_APPLY_FAILED, REASON_CONFLICT};
 use smallfirst::api::{EscalationPath, ModelTier, RoutingPolicy, crd};
-use smallfirst::operator::observe::{DeploymentState, Observed, Reported, Reports};
+use smallfirst::operator::observe::{Availability, DeploymentState, Observed, Reported, Reports};
 use smallfirst::operator::plan::scaling::{Other, Scalers, Scales};
 use smallfirst::operator::plan::{self, Seen, Settings};
 use smallfirst::operator::status::{self, ApplyProblem, Outcome};
@@ -78,13 +78,19 @@ fn autoscaled(desired: i32) -> DeploymentState {
     DeploymentState { autoscaled: true, ..deployment(desired, desired) }
 }
 
-/// What a plan says of somebody else's autoscaler.
-fn two_autoscalers() -> Outcome {
+/// What a plan says of who scales, where these do beside the operator and the metrics API is so.
+fn scaled(others: Vec<Other>, metrics_api: Availability) -> Outcome {
     let observed = quickstart(&[("ModelTier/compact", "/spec/pool/scaling", json!({"max": 3}))]);
-    let other = Other { name: "mine".to_owned(), of: None, scales: Scales::Deployment };
-    let seen = Seen { scalers: Scalers { others: vec![other], ..Scalers::default() }, ..Seen::default() };
+    let seen = Seen { scalers: Scalers { others, ..Scalers::default() }, ..Seen::default() };
     let plan = plan::tier(&observed.tiers["compact"], &seen, &Settings::default()).unwrap();
-    Outcome { unresolved: plan.pool.unwrap().scaled.problem, ..template() }
+    let scaled = plan.pool.unwrap().scaled;
+    let metrics_api = scaled.reads_metrics_api().then_some(metrics_api);
+    Outcome { unresolved: scaled.problem, metrics_api, ..template() }
+}
+
+fn two_autoscalers() -> Outcome {
+    let other = Other { name: "mine".to_owned(), of: None, scales: Scales::Deployment };
+    scaled(vec![other], Availability::Available)
 }
 
 /// Every tier with a pool has a template.
@@ -208,6 +214,14 @@ fn situations() -> BTreeMap<&'static str, Value> {
                     (template(), Some(autoscaled(1))),
                     (template(), Some(DeploymentState { replicas: 1, ready: 1, available: 1, ..autoscaled(3) })),
                 ],
+            ),
+        ),
+        (
+            "tier-metrics-api-unavailable",
+            tier(
+                std::slice::from_ref(&scales),
+                "compact",
+                &[(scaled(Vec::new(), Availability::Off), Some(autoscaled(1)))],
             ),
         ),
         (

@@ -16,6 +16,8 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const SIZED: &str = "Sized";
 /// Demand fits the quota of a provider's account. Only once something was asked of it.
 pub const WITHIN_QUOTA: &str = "WithinQuota";
+/// The operator's HorizontalPodAutoscaler of a pool can read what it scales by. Only where there is one.
+pub const SCALING_ACTIVE: &str = "ScalingActive";
 /// The spec is rolled out.
 pub const READY: &str = "Ready";
 /// The object is not in force or not rolled out, and a person must act. Absent otherwise.
@@ -63,6 +65,11 @@ pub const REASON_NOT_MEASURED: &str = "NotMeasured";
 pub const REASON_QUOTA_FITS: &str = "QuotaFits";
 /// More is asked of the account than its quota allows; the message says who gives way.
 pub const REASON_QUOTA_SHORT: &str = "QuotaShort";
+/// HorizontalPodAutoscalers can read the metrics API.
+pub const REASON_METRICS_API_AVAILABLE: &str = "MetricsAPIAvailable";
+/// The metrics API is not served by this operator, or the API server does not reach it: a HorizontalPodAutoscaler leaves the
+/// replicas as they are. The message says why. A person must act.
+pub const REASON_METRICS_API_UNAVAILABLE: &str = "MetricsAPIUnavailable";
 /// Every ready router reported the table that was published last.
 pub const REASON_PROGRAMMED: &str = "Programmed";
 /// Ready routers have not all reported the table yet.

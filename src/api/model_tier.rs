@@ -400,7 +400,7 @@ pub struct ServiceRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelTierStatus {
-    /// State of the tier: Accepted, Available, Sized where it is asked for, WithinQuota where there is a quota, Ready; Reconciling or Stalled while it is not Ready.
+    /// State of the tier: Accepted, Available, Sized where it is asked for, WithinQuota where there is a quota, ScalingActive where the operator's HorizontalPodAutoscaler scales it, Ready; Reconciling or Stalled while it is not Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -135,7 +135,8 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
             let access = Access::new(client.clone());
             let api = metrics_api::server::Server { world: Arc::clone(&world), access, trust: Arc::clone(&trust) };
             let (leader, service) = (election.leader.clone(), (namespace, service));
-            let registration = Registration::new(client.clone(), leader, Arc::clone(&world), service, authority);
+            let (told, due) = (Arc::clone(&world), Arc::clone(&queue));
+            let registration = Registration::new(client.clone(), leader, told, due, service, authority);
             reception.spawn(trust.run());
             reception.spawn(registration.run());
             reception.spawn(Arc::new(api).run(listener));

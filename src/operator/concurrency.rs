@@ -132,8 +132,8 @@ impl Concurrency {
         self.state().since.get_or_insert(now);
     }
 
-    /// Takes in a report of a policy's router.
-    pub fn report(&self, policy: &Id, report: &Report, now: Instant) {
+    /// Takes in a report of a policy's router. Says which tiers are wanted after a silence.
+    pub fn report(&self, policy: &Id, report: &Report, now: Instant) -> Vec<String> {
         let mut state = self.state();
         let State { policies, wanted, .. } = &mut *state;
         let pods = policies.entry(policy.clone()).or_default();
@@ -142,11 +142,11 @@ impl Concurrency {
         let known = pods.get(&report.pod);
         // Overtaken on its way, or of a process that has ended; or one too many.
         if known.map_or(pods.len() >= MOST.0, |known| order <= known.order) {
-            return;
+            return Vec::new();
         }
         // Another process counts from nothing.
         let known = known.filter(|known| known.order.0 == report.incarnation);
-        let mut tiers = BTreeMap::new();
+        let (mut tiers, mut woken) = (BTreeMap::new(), Vec::new());
         for (name, counts) in report.counts.tiers.iter().take(MOST.1) {
             let ended = ended(report, name, counts);
             let before = known.and_then(|known| Some((known.heard, *known.tiers.get(name)?)));
@@ -157,13 +157,17 @@ impl Concurrency {
             // Of what an old process counted before it was heard nobody knows when: perhaps just now.
             let seen = before.is_some() || Duration::from_millis(report.stamp_ms) <= SILENT;
             if present(counts) > 0.0 || seen && ended > before.map_or(0, |(_, tier)| tier.ended) {
-                wanted_of(wanted, policy, name).surely = Some(now);
+                let last = wanted_of(wanted, policy, name).surely.replace(now);
+                if last.is_none_or(|last| now.duration_since(last) >= SILENT) {
+                    woken.push(name.clone());
+                }
             } else if !seen && ended > 0 {
                 wanted_of(wanted, policy, name).perhaps = Some(now);
             }
             tiers.insert(name.clone(), tier);
         }
         pods.insert(report.pod.clone(), Router { order, heard: now, tiers });
+        woken
     }
 
     /// How many requests a tier has at a time, over all routers. `ready`: the ready routers of each policy of its namespace.

@@ -8,8 +8,8 @@ use kube::runtime::events::EventType::{Normal, Warning};
 use kube::runtime::events::{Event, EventType};
 
 use crate::api::conditions::{
-    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_PENDING, REASON_PROPAGATING, REASON_QUOTA_SHORT,
-    REASON_ROLLED_OUT, REASON_SIZING_LIMITED, SIZED, STALLED, WITHIN_QUOTA,
+    ACCEPTED, AVAILABLE, READY, REASON_DEGRADED, REASON_METRICS_API_UNAVAILABLE, REASON_PENDING, REASON_PROPAGATING,
+    REASON_QUOTA_SHORT, REASON_ROLLED_OUT, REASON_SIZING_LIMITED, SCALING_ACTIVE, SIZED, STALLED, WITHIN_QUOTA,
 };
 use crate::api::routing_policy::BudgetStatus;
 use crate::runtime::events::note;
@@ -57,19 +57,16 @@ pub fn between(old: &[Condition], new: &[Condition], generation: i64) -> Vec<Eve
             _ => {}
         }
     }
-    let limited = |list| find(list, SIZED).is_some_and(|c| c.reason == REASON_SIZING_LIMITED);
-    if let Some(after) = find(new, SIZED) {
-        match (limited(old), limited(new)) {
-            (false, true) => events.push(event(Warning, &after, "Size")),
-            (true, false) if after.status == "True" => events.push(event(Normal, &after, "Size")),
-            _ => {}
-        }
-    }
-    let short = |list| find(list, WITHIN_QUOTA).is_some_and(|c| c.reason == REASON_QUOTA_SHORT);
-    if let Some(after) = find(new, WITHIN_QUOTA) {
-        match (short(old), short(new)) {
-            (false, true) => events.push(event(Warning, &after, "Size")),
-            (true, false) if after.status == "True" => events.push(event(Normal, &after, "Size")),
+    for (type_, wrong, action) in [
+        (SIZED, REASON_SIZING_LIMITED, "Size"),
+        (WITHIN_QUOTA, REASON_QUOTA_SHORT, "Size"),
+        (SCALING_ACTIVE, REASON_METRICS_API_UNAVAILABLE, "Scale"),
+    ] {
+        let is_wrong = |list| find(list, type_).is_some_and(|c| c.reason == wrong);
+        let Some(after) = find(new, type_) else { continue };
+        match (is_wrong(old), is_wrong(new)) {
+            (false, true) => events.push(event(Warning, &after, action)),
+            (true, false) if after.status == "True" => events.push(event(Normal, &after, action)),
             _ => {}
         }
     }
@@ -161,5 +158,10 @@ mod tests {
         assert!(reasons(&[], &fits, 1).is_empty() && reasons(&short, &short, 1).is_empty());
         assert_eq!(reasons(&[], &short, 1), [REASON_QUOTA_SHORT]);
         assert_eq!(reasons(&short, &fits, 1), ["QuotaFits"]);
+        let active = |status, reason| [condition(SCALING_ACTIVE, status, reason)];
+        let (served, away) = (active("True", "MetricsAPIAvailable"), active("False", REASON_METRICS_API_UNAVAILABLE));
+        assert!(reasons(&[], &served, 1).is_empty() && reasons(&away, &away, 1).is_empty());
+        assert_eq!(reasons(&served, &away, 1), [REASON_METRICS_API_UNAVAILABLE]);
+        assert_eq!(reasons(&away, &served, 1), ["MetricsAPIAvailable"]);
     }
 }

@@ -7,6 +7,7 @@ mod budgets;
 mod figures;
 mod programmed;
 mod progress;
+mod scaling;
 mod sized;
 pub mod write;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::observe::{DeploymentState, Observed};
+use super::observe::{Availability, DeploymentState, Observed};
 use super::plan;
 use super::validate::Invalid;
 use crate::api::conditions::{
@@ -45,6 +46,8 @@ pub struct Outcome {
     pub table_hash: Option<String>,
     /// Name of the pod template in force, of tiers with a pool.
     pub current_revision: Option<String>,
+    /// Whether the metrics API can be read, of tiers whose autoscaler reads it.
+    pub metrics_api: Option<Availability>,
 }
 
 /// Why a child could not be applied.
@@ -85,6 +88,9 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     let quota = observed.quota.clone().or(stored.quota).filter(|_| has_quota);
     if let Some(quota) = &quota {
         conditions.set(sized::within_quota(outcome, quota));
+    }
+    if let Some(metrics_api) = &outcome.metrics_api {
+        conditions.set(scaling::active(metrics_api, &stored.conditions));
     }
     let rollout = pool.map(|pool| {
         // What an autoscaler wants is what is wanted.

@@ -14,9 +14,11 @@ from matplotlib import pyplot  # noqa: E402
 FOLDER = Path(__file__).resolve().parents[2] / "target/e2e"
 
 
-def draw(series: list[dict[str, Any]], answers: list[tuple[float, float]], phases: tuple[tuple[float, int], ...]) -> None:
+def draw(
+    name: str, series: list[dict[str, Any]], answers: list[tuple[float, float]], phases: tuple[tuple[float, int], ...]
+) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "scaling.json").write_text(json.dumps({"phases": phases, "series": series, "answers": answers}))
+    (FOLDER / f"{name}.json").write_text(json.dumps({"phases": phases, "series": series, "answers": answers}))
     figure, (demand, replicas, latency) = pyplot.subplots(3, sharex=True, figsize=(9, 7), layout="constrained")
     edges = [0.0]
     for _, seconds in phases:
@@ -24,12 +26,12 @@ def draw(series: list[dict[str, Any]], answers: list[tuple[float, float]], phase
     demand.stairs([rate for rate, _ in phases], edges)
     demand.set_ylabel("requests/s")
     at = [now["at"] for now in series]
-    for name in ("replicas", "ready", "floor", "ceiling"):
-        replicas.step(at, [now[name] for now in series], where="post", label=name)
+    for line in ("replicas", "ready", "floor", "ceiling"):
+        replicas.step(at, [now[line] for now in series], where="post", label=line)
     replicas.legend()
     replicas.set_ylabel("replicas")
     latency.plot([begin for begin, _ in answers], [seconds for _, seconds in answers], ".", markersize=3)
     latency.set_ylabel("seconds")
     latency.set_xlabel("seconds since the start")
-    figure.savefig(FOLDER / "scaling.svg")
+    figure.savefig(FOLDER / f"{name}.svg")
     pyplot.close(figure)

@@ -1,7 +1,8 @@
 """Load that grows fivefold and falls again: an autoscaler follows between floor and ceiling, and no client notices.
 
 The pool's engine is the stand-in with the slots and the slowdown of a llama.cpp server; HorizontalPodAutoscaler, scheduler
-and kubelet are real. The series goes to target/e2e/scaling.json, drawn in scaling.svg beside it.
+and kubelet are real. Meanwhile others scale tiers of their own (`others.py`). The series goes to target/e2e/scaling.json,
+drawn in scaling.svg beside it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import random
 import threading
 import time
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from kube import apply, wait_for
+from others import Others
 from plot import draw
 from portfolio import NAMESPACE, Case, address, demo, get, kubectl, run
 from traffic import Client, rows
@@ -127,11 +130,11 @@ class Seen:
             self.failed.append(f"{at:.0f} s: {reply.error}")
 
 
-def load(seen: Seen, client: Client, seed: int) -> None:
+def load(seen: Seen, client: Client, seed: int, phases: Iterable[tuple[float, float]] = PHASES) -> None:
     """Requests by chance, whether earlier ones were answered or not."""
     chance, asked, threads = random.Random(seed), rows("intents-frontier.jsonl"), []
     due = time.monotonic()
-    for rate, seconds in PHASES:
+    for rate, seconds in phases:
         end = due + seconds
         while due < end:
             due += chance.expovariate(rate)
@@ -142,32 +145,37 @@ def load(seen: Seen, client: Client, seed: int) -> None:
         thread.join(90)
 
 
-def metrics_api(enabled: bool) -> None:
-    """What a cluster's administrator turns on once, so that HorizontalPodAutoscalers can read the metric."""
-    chart, value = str(demo.ROOT / "charts/smallfirst"), f"metricsApi.enabled={str(enabled).lower()}"
+def serves(part: str, enabled: bool) -> None:
+    """What a cluster's administrator turns on once, so that autoscalers can read the metric: a part of the chart."""
+    chart, value = str(demo.ROOT / "charts/smallfirst"), f"{part}.enabled={str(enabled).lower()}"
     run("helm", "upgrade", "smallfirst", chart, "-n", "smallfirst-system", "--reuse-values", "--set", value, "--wait", timeout=150)
 
 
-class Scaling(Case):
-    def test_an_autoscaler_follows_a_peak_between_floor_and_ceiling_and_nobody_is_refused(self) -> None:
-        metrics_api(True)
-        self.addCleanup(metrics_api, False)
+class Peak(Case):
+    """What is to be seen of a peak, whoever scales."""
+
+    phases = PHASES
+
+    def start(self, manifest: str) -> Client:
+        """Makes the provider and the rest, and waits until it can be asked."""
+        self.addCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=manifest + "---" + provider())
         apply(provider())
-        apply(MANIFEST)
-        self.addCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=MANIFEST + "---" + provider())
+        apply(manifest)
         for kind, name in (("mt", POOL), ("mt", "scarce"), ("rp", "load")):
             wait_for(f"{kind} {name} is Ready", 120, lambda kind=kind, name=name: demo.ready(kind, name))
-        client = Client(f"{address('load')}/v1", "none")
+        return Client(f"{address('load')}/v1", "none")
+
+    def peak(self, client: Client, drawn: str) -> None:
         seen, stop = Seen(), threading.Event()
         watcher = threading.Thread(target=seen.watch, args=(stop,))
         watcher.start()
-        load(seen, client, 7)
+        load(seen, client, 7, self.phases)
         stop.set()
         watcher.join()
-        draw(seen.series, seen.answers, PHASES)
+        draw(drawn, seen.series, seen.answers, self.phases)
         self.assertEqual(seen.failed, [])
 
-        begin, peak = PHASES[0][1], PHASES[0][1] + PHASES[1][1]
+        begin, peak = self.phases[0][1], self.phases[0][1] + self.phases[1][1]
         during = [now for now in seen.series if begin < now["at"] < peak]
         after = seen.series[-1]
         highest = max(now["replicas"] for now in during)
@@ -187,3 +195,23 @@ class Scaling(Case):
 
     def provider_address(self) -> str:
         return get("pods", selector="app=scarce")["items"][0]["status"]["podIP"]
+
+
+class Scaling(Peak):
+    """In the order of their names: the second looks at what happened during the first."""
+
+    others: Others
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        serves("metricsApi", True)
+        cls.addClassCleanup(serves, "metricsApi", False)
+        cls.others = Others(POOL)
+        cls.addClassCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=cls.others.manifest)
+
+    def test_an_autoscaler_follows_a_peak_between_floor_and_ceiling_and_nobody_is_refused(self) -> None:
+        self.peak(self.start(MANIFEST), "scaling")
+
+    def test_others_who_scale_a_tier_are_not_fought_for_five_minutes(self) -> None:
+        self.others.check(self)

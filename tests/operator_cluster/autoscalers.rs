@@ -96,6 +96,15 @@ impl Pool {
         .await
     }
 
+    /// What the condition ScalingActive says.
+    async fn active(&self, status: &str) -> String {
+        until("the condition ScalingActive", || async {
+            let active = condition(&self.tiers.get("small").await.unwrap(), "ScalingActive")?;
+            (active["status"] == status).then(|| active["message"].as_str().unwrap().to_owned())
+        })
+        .await
+    }
+
     async fn has_autoscaler(&self, is: bool) {
         until(&format!("the autoscaler is there: {is}"), || async {
             (self.autoscalers.get_opt("small-pool").await.unwrap().is_some() == is).then_some(())
@@ -175,6 +184,8 @@ fn autoscalers_change_hands_one_at_a_time_and_the_replicas_stay() {
         assert_eq!(metric["metric"]["name"], "smallfirst_tier_concurrency", "{made}");
         assert_eq!(metric["metric"]["selector"]["matchLabels"], json!({"smallfirst.dev/tier": "small"}), "{made}");
         assert_eq!(metric["target"]["averageValue"], "2800m", "{made}");
+        let active = pool.active("False").await;
+        assert!(active.contains("set metricsApi.enabled of the chart"), "this operator does not serve it: {active}");
         // The real one keeps its bounds.
         pool.replicas(2).await;
         pool.scale(5).await;
@@ -183,6 +194,10 @@ fn autoscalers_change_hands_one_at_a_time_and_the_replicas_stay() {
         let object = until("the ScaledObject", || async { pool.objects.get_opt("small-pool").await.unwrap() }).await;
         assert_eq!(object.data["spec"]["minReplicaCount"], 2, "{object:?}");
         assert_eq!(object.data["spec"]["triggers"][0]["metadata"]["tier"], "small", "{object:?}");
+        until("nothing of the metrics API", || async {
+            condition(&pool.tiers.get("small").await.unwrap(), "ScalingActive").is_none().then_some(())
+        })
+        .await;
         // What KEDA makes of it.
         let owner = json!({
             "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "small-pool", "controller": true,

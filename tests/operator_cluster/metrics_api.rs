@@ -10,9 +10,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use smallfirst::operator::metrics_api::access::Access;
-use smallfirst::operator::metrics_api::registration::{Availability, Registration};
+use smallfirst::operator::metrics_api::registration::Registration;
 use smallfirst::operator::metrics_api::server::Server;
 use smallfirst::operator::metrics_api::trust::Trust;
+use smallfirst::operator::observe::Availability;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -61,7 +62,8 @@ pub async fn serve(operator: &mut Listening, client: &Client, release: &str) -> 
     let trust = Arc::new(Trust::new(client.clone(), Arc::clone(&operator.certificate)));
     let (access, service) = (Access::new(client.clone()), (release.to_owned(), SERVICE.to_owned()));
     let api = Server { world: Arc::clone(&world), access, trust: Arc::clone(&trust) };
-    let registration = Registration::new(client.clone(), leader, world, service, operator.sync.clone());
+    let queue = Arc::clone(&operator.queue);
+    let registration = Registration::new(client.clone(), leader, world, queue, service, operator.sync.clone());
     operator.tasks.spawn(Arc::clone(&trust).run());
     operator.tasks.spawn(registration.run());
     operator.tasks.spawn(Arc::new(api).run(listener));
@@ -278,6 +280,46 @@ fn a_router_that_has_nobody_to_ask_wakes_its_tier() {
 }
 
 #[test]
+fn tiers_say_whether_their_autoscalers_can_read_it() {
+    let _alone = alone();
+    server::with_server(|client| async move {
+        let wire = Wire::default();
+        let (ns, release, operator, address) = start(&client, &wire).await;
+        let mut scaled = tier(&ns, "scaled");
+        let pool = scaled.spec.pool.as_mut().unwrap();
+        pool.per_replica = Some(serde_json::from_value(json!({"concurrency": 4})).unwrap());
+        pool.scaling = Some(serde_json::from_value(json!({"max": 3})).unwrap());
+        create(&client, &ns, &scaled).await;
+        let tiers: Api<ModelTier> = Api::namespaced(client.clone(), &ns);
+        let says = |status: &'static str, part: &'static str| {
+            let tiers = tiers.clone();
+            async move {
+                until(part, || async {
+                    let found = condition(&tiers.get("scaled").await.unwrap(), "ScalingActive")?;
+                    let message = found["message"].as_str()?;
+                    (found["status"] == status && message.contains(part)).then(|| found["reason"].clone())
+                })
+                .await
+            }
+        };
+        assert_eq!(says("False", "There is no APIService").await, "MetricsAPIUnavailable");
+        register(&client, &ns, 443).await;
+        assert_eq!(says("False", "not taken over").await, "MetricsAPIUnavailable");
+        unregister(&client).await;
+        register(&client, &release, address.port()).await;
+        assert_eq!(says("True", "can read").await, "MetricsAPIAvailable");
+        assert!(condition(&tiers.get("small").await.unwrap(), "ScalingActive").is_none(), "nobody scales it");
+
+        // Each thing is said once: at most that it is not known yet and, between the two, that there is none again.
+        wire.take();
+        pause(12_000).await;
+        assert_eq!(wire.take(), Vec::<String>::new(), "silence");
+        unregister(&client).await;
+        operator.stop().await;
+    });
+}
+
+#[test]
 fn strangers_are_refused_and_another_s_api_is_left_alone() {
     let _alone = alone();
     server::with_server(|client| async move {
@@ -287,7 +329,7 @@ fn strangers_are_refused_and_another_s_api_is_left_alone() {
         // Another has it.
         availability(
             &operator,
-            |seen| matches!(seen, Availability::Unavailable(why) if why.contains("there is no APIService")),
+            |seen| matches!(seen, Availability::Unavailable(why) if why.contains("There is no APIService")),
         )
         .await;
         register(&client, &ns, 443).await;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
-use smallfirst::operator::metrics_api::registration::Availability;
+use smallfirst::operator::observe::Availability;
 use smallfirst::operator::plan::{http_route, scaled_object};
 use smallfirst::router::control::Standing;
 use smallfirst::runtime::leader::{self, Election};

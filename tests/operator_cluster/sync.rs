@@ -32,6 +32,7 @@ use super::*;
 pub struct Listening {
     pub running: Running,
     pub world: Arc<World>,
+    pub queue: Arc<Queue>,
     pub sync: watch::Receiver<Option<SyncAddress>>,
     pub certificate: Arc<Certificate>,
     pub leader: Leader,
@@ -52,14 +53,14 @@ impl Listening {
         let books = Books::new(client.clone(), leader.clone(), Arc::clone(&world), Arc::clone(&queue));
         let books = Arc::new(books);
         tasks.spawn(Arc::clone(&books).run());
-        let lending = Lending::default();
-        let desk = Desk { world: Arc::clone(&world), queue, tokens, leader: leader.clone(), books, lending };
+        let (seen, due, lending) = (Arc::clone(&world), Arc::clone(&queue), Lending::default());
+        let desk = Desk { world: seen, queue: due, tokens, leader: leader.clone(), books, lending };
         tasks.spawn(serve(listener, Arc::clone(&certificate), Arc::new(desk)));
         let awaited = controller.awaited();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(controller.run(stopped));
         until("the caches", || async { awaited().is_empty().then_some(()) }).await;
-        Self { running: Running { stop, task }, world, sync, certificate, leader, tasks }
+        Self { running: Running { stop, task }, world, queue, sync, certificate, leader, tasks }
     }
 
     pub async fn stop(self) {

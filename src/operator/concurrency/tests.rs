@@ -28,16 +28,16 @@ impl World {
         self.now += Duration::from_secs(seconds);
     }
 
-    fn says(&mut self, policy: &str, pod: &str, tier: &str, counts: TierCounts) {
+    fn says(&mut self, policy: &str, pod: &str, tier: &str, counts: TierCounts) -> Vec<String> {
         let counts = Counts { tiers: [(tier.to_owned(), counts)].into(), ..Counts::default() };
-        self.reports(policy, pod, counts);
+        self.reports(policy, pod, counts)
     }
 
-    fn reports(&mut self, policy: &str, pod: &str, counts: Counts) {
+    fn reports(&mut self, policy: &str, pod: &str, counts: Counts) -> Vec<String> {
         self.sequence += 1;
         let (incarnation, sequence, stamp_ms) = (1, self.sequence, 3_600_000);
         let report = Report { pod: pod.to_owned(), incarnation, sequence, stamp_ms, counts, ..Report::default() };
-        self.concurrency.report(&id(policy), &report, self.now);
+        self.concurrency.report(&id(policy), &report, self.now)
     }
 
     fn of(&self, ready: &[(String, BTreeSet<String>)]) -> Result<f64, NotYet> {
@@ -186,6 +186,26 @@ fn a_tier_is_wanted_while_requests_are_at_it_or_came_between_two_reports() {
     let rejected = [("Budget".to_owned(), 5)].into();
     world.says("front", "a", "small", TierCounts { failed: 2, rejected, ..TierCounts::default() });
     assert_eq!(world.idle(), 3);
+}
+
+#[test]
+fn a_tier_is_woken_once_after_a_silence() {
+    let mut world = World::new();
+    let cold = |count| TierCounts { rejected: [("Cold".to_owned(), count)].into(), ..busy(0, 0) };
+    let nobody: [&str; 0] = [];
+    assert_eq!(world.says("front", "a", "small", busy(0, 0)), nobody);
+    world.wait(1);
+    assert_eq!(world.says("front", "a", "small", busy(0, 1)), ["small"], "one waits");
+    world.wait(1);
+    assert_eq!(world.says("front", "b", "small", busy(1, 0)), nobody, "it is known");
+    world.wait(4);
+    assert_eq!(world.says("front", "a", "small", busy(1, 0)), nobody, "and was just now");
+    world.says("front", "a", "small", cold(0));
+    world.wait(20);
+    assert_eq!(world.says("front", "a", "small", cold(0)), nobody);
+    assert_eq!(world.says("front", "a", "small", cold(1)), ["small"], "one was stepped over");
+    world.wait(20);
+    assert_eq!(world.says("front", "a", "small", cold(1)), nobody, "nothing new");
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Reconciled {
             let (mut hand_over, mut zero) = (None, None);
             if let Some(pool) = &mut plan.pool {
                 (hand_over, zero) = (pool.scaled.hand_over, pool.scaled.zero);
+                outcome.metrics_api = pool.scaled.reads_metrics_api().then(|| context.world.metrics_api());
                 outcome.unresolved = pool.scaled.problem.take();
             }
             let mut objects = plan.objects();

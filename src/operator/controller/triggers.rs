@@ -18,7 +18,7 @@ use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::operator::observe::cache::{Change, Id, id};
 use crate::operator::observe::children::controller;
 use crate::operator::observe::guard::Guard;
-use crate::operator::observe::world::{World, port_names, ready_pods, scaled, service_of};
+use crate::operator::observe::world::{World, current, port_names, ready_pods, scaled, service_of};
 use crate::operator::plan::scaled_object;
 use crate::operator::plan::scaling::Scales;
 
@@ -82,6 +82,15 @@ pub fn slice(change: &Change<EndpointSlice>) -> Option<Key> {
     let slice = change.new.as_deref().or(change.old.as_deref())?;
     let policy = service_of(slice)?.strip_suffix("-router")?;
     Some(Key::new(Kind::Policy, slice.metadata.namespace.as_deref().unwrap_or_default(), policy))
+}
+
+/// Whom it concerns whether the metrics API can be read: the tiers that are scaled.
+pub fn metrics_api(world: &World) -> Vec<Key> {
+    let scaled = |id: &Id| {
+        let pool = current(&world.tiers, id).and_then(|tier| tier.spec.pool);
+        pool.is_some_and(|pool| pool.scaling.is_some())
+    };
+    world.tiers.ids().into_iter().filter(scaled).map(|id| Key { kind: Kind::Tier, id }).collect()
 }
 
 /// What a change of an InferencePool concerns: the tiers that name it.

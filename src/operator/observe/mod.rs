@@ -76,6 +76,20 @@ pub struct Reported {
     pub silent: bool,
 }
 
+/// Whether autoscalers can read the metrics API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Availability {
+    /// It is not served.
+    #[default]
+    Off,
+    /// It is not known yet.
+    Unknown,
+    /// They can.
+    Available,
+    /// They can't, for this reason, which does not change from one look to the next.
+    Unavailable(String),
+}
+
 /// How far a Deployment is. Counts are pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentState {

@@ -17,12 +17,11 @@ use serde::de::DeserializeOwned;
 use super::cache::{Cache, Id};
 use super::children::{Children, controller};
 use super::guard::Guard;
-use super::{DeploymentState, Observed, Reports};
+use super::{Availability, DeploymentState, Observed};
 use crate::api::{EscalationPath, GROUP, ModelTier, RoutingPolicy};
 use crate::lease::budget::book::Standing;
 use crate::operator::concurrency::{Concurrency, NotYet};
 use crate::operator::demand::measured::Measured;
-use crate::operator::metrics_api::registration::Availability;
 use crate::operator::plan::inference_pool::{InferencePool, Lookup};
 use crate::operator::plan::pinned::{RENDERER, SPEC_HASH, StoredTemplate, TEMPLATE};
 use crate::operator::plan::scaling::{Asked, Other, Scalers, Scales};
@@ -195,20 +194,13 @@ impl World {
         self.tiers.get(tier).is_some_and(|guard| live(&guard).and_then(pool).unwrap_or_default())
     }
 
-    /// What is known of who asked for a tier. Which of a namespace's policies use it does not matter: while a router of any
-    /// of them is not heard, it is not known.
+    /// What is known of who asked for a tier. While a router that may have it in its table is not heard, nobody knows what
+    /// that was asked.
     #[must_use]
     pub fn asked(&self, tier: &Id, now: Instant) -> Asked {
-        let heard = |policy: &Id| {
-            let mut observed = Observed::default();
-            self.add_reports(&mut observed, policy, now);
-            observed.reports.is_some_and(|Reports { pods, ready, patient }| {
-                !patient && ready.iter().all(|pod| pods.get(pod).is_some_and(|reported| !reported.silent))
-            })
-        };
-        let policies = self.policies.ids();
-        let mut policies = policies.iter().filter(|policy| policy.0 == tier.0);
-        Asked { all_heard: policies.all(heard), ..self.routers.asked(tier) }
+        let heard = self.concurrency(tier, now).is_ok();
+        let idle_since = self.concurrency.idle_since(tier).filter(|_| heard);
+        Asked { last: self.concurrency.last_wanted(tier), idle_since }
     }
 
     /// Adds what the routers of a policy say, if anybody listens to them, and which of their pods are ready.

@@ -69,6 +69,14 @@ pub struct Scaled {
     pub zero: Option<Zero>,
 }
 
+impl Scaled {
+    /// Whether the operator's autoscaler reads the metrics API.
+    #[must_use]
+    pub fn reads_metrics_api(&self) -> bool {
+        self.autoscaler.as_ref().is_some_and(|autoscaler| autoscaler.resource.kind == "HorizontalPodAutoscaler")
+    }
+}
+
 /// How a pool goes to zero and comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zero {
@@ -180,12 +188,10 @@ fn unsupported(problem: &str) -> Scaled {
 /// What is known of who asked for a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// When somebody asked last. `None`: nobody did while the operator listened.
+    /// When somebody was last seen to ask. `None`: nobody was while the operator listened.
     pub last: Option<Instant>,
-    /// Since when the operator listens. `None`: it does not.
-    pub since: Option<Instant>,
-    /// Whether every router that could have been asked is heard.
-    pub all_heard: bool,
+    /// Since when surely nobody asked. `None`: that is not known, as not every router is heard.
+    pub idle_since: Option<Instant>,
 }
 
 /// For how much longer a tier is not idle. `None`: it is.
@@ -220,11 +226,9 @@ impl Zero {
             let wanted = floor > 0 || asked.last.and_then(left).is_some();
             return if wanted { Turn::To(floor.max(1)) } else { Turn::Stay };
         }
-        let (0, Some(settled), Some(since)) = (floor, settled, asked.since) else { return Turn::Stay };
-        if !asked.all_heard {
-            return Turn::Look(SOON);
-        }
-        match left(asked.last.unwrap_or(since).max(since).max(settled)) {
+        let (0, Some(settled)) = (floor, settled) else { return Turn::Stay };
+        let Some(since) = asked.idle_since else { return Turn::Look(SOON) };
+        match left(since.max(settled)) {
             Some(left) => Turn::Look(left),
             None => Turn::To(0),
         }

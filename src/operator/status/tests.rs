@@ -6,9 +6,10 @@ use serde_json::json;
 use super::write::{FIGURES, LONGEST, Status as _, Write, decide};
 use super::*;
 use crate::api::conditions::{
-    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_ENOUGH_REPLICAS, REASON_INVALID, REASON_NOT_MEASURED,
-    REASON_PROGRAMMED, REASON_PROPAGATING, REASON_QUOTA_FITS, REASON_QUOTA_SHORT, REASON_REF_NOT_FOUND,
-    REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS, RECONCILING, SIZED, STALLED, WITHIN_QUOTA,
+    REASON_APPLY_FAILED, REASON_CONFLICT, REASON_ENOUGH_REPLICAS, REASON_INVALID, REASON_METRICS_API_AVAILABLE,
+    REASON_METRICS_API_UNAVAILABLE, REASON_NOT_MEASURED, REASON_PENDING, REASON_PROGRAMMED, REASON_PROPAGATING,
+    REASON_QUOTA_FITS, REASON_QUOTA_SHORT, REASON_REF_NOT_FOUND, REASON_SIZING_LIMITED, REASON_WAITING_FOR_MOUNTS,
+    RECONCILING, SCALING_ACTIVE, SIZED, STALLED, WITHIN_QUOTA,
 };
 use crate::api::routing_policy::BudgetStatus;
 use crate::api::sizing::{Binding, Measure, QuotaStatus, SizingStatus};
@@ -502,6 +503,35 @@ fn a_budget_that_is_spent_is_told_at_once_and_once_a_period() {
     assert_eq!(event.reason, "BudgetSpent");
     assert_eq!(note, "Budget of workload/chat: 5 is spent; the next period begins at 1970-01-01T00:00:09Z");
     assert_eq!(budget("0", 99).events(&none).len(), 1, "of the next period");
+}
+
+#[test]
+fn what_was_said_of_the_metrics_api_stands_until_it_is_known() {
+    let mut tier = a_tier(1);
+    let mut look = |metrics_api: Option<Availability>| {
+        let outcome = Outcome { metrics_api, ..Outcome::default() };
+        let status = super::tier(&tier, &seen("llama-pool", rolled_out(1)), &outcome, at(0));
+        says(&status.conditions, READY, "True", REASON_ROLLED_OUT);
+        let is_news = tier.status.as_ref() != Some(&status);
+        tier.status = Some(status.clone());
+        let found = status.conditions.into_iter().find(|condition| condition.type_ == SCALING_ACTIVE);
+        (found.map(|found| (found.status, found.reason, found.message)), is_news)
+    };
+    assert_eq!(look(None), (None, true), "its replicas are the spec's");
+    let said = |status: &str, reason: &str, part: &str, (found, is_news): (Option<(String, String, String)>, bool)| {
+        let (found, why, message) = found.expect("the condition");
+        assert_eq!((found.as_str(), why.as_str()), (status, reason), "{message}");
+        assert!(message.contains(part), "{message}");
+        is_news
+    };
+    let unavailable = || Some(Availability::Unavailable("of another".to_owned()));
+    assert!(said("Unknown", REASON_PENDING, "not known yet", look(Some(Availability::Unknown))));
+    assert!(said("False", REASON_METRICS_API_UNAVAILABLE, "metricsApi.enabled", look(Some(Availability::Off))));
+    assert!(said("False", REASON_METRICS_API_UNAVAILABLE, "of another", look(unavailable())));
+    assert!(!said("False", REASON_METRICS_API_UNAVAILABLE, "of another", look(Some(Availability::Unknown))));
+    assert!(said("True", REASON_METRICS_API_AVAILABLE, "can read", look(Some(Availability::Available))));
+    assert!(!said("True", REASON_METRICS_API_AVAILABLE, "can read", look(Some(Availability::Unknown))));
+    assert_eq!(look(None), (None, true), "KEDA has taken over");
 }
 
 #[test]

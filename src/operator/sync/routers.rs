@@ -6,16 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::operator::observe::cache::Id;
 use crate::operator::observe::{Reported, Reports};
-use crate::operator::plan::scaling::Asked;
-use crate::routing::counts::{Counts, TierCounts};
 use crate::routing::report::Report;
 
 /// A router that was not heard for so long is silent.
 pub const SILENT: Duration = Duration::from_secs(5);
 /// How long an operator listens before it says of a router that it does not report.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// After this time it is forgotten that a tier was asked for: longer than any `idleAfter`.
-const LONGEST_SILENCE: Duration = Duration::from_secs(25 * 3600);
 /// After this time a pod that was not heard is forgotten.
 pub const FORGOTTEN: Duration = Duration::from_secs(600);
 /// For how long a tier must answer before it counts as recovered: a circuit that tries again opens and closes.
@@ -35,16 +31,12 @@ struct State {
     policies: HashMap<Id, BTreeMap<String, Known>>,
     /// When a router last said that it leaves a tier alone.
     degraded: HashMap<Id, Instant>,
-    /// When a router last said that a tier was asked for.
-    asked: HashMap<Id, Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
     report: Report,
     heard: Instant,
-    /// Calls of each tier that it has counted.
-    calls: BTreeMap<String, u64>,
 }
 
 /// Whom a report is news to.
@@ -54,8 +46,6 @@ pub struct News {
     pub policy: bool,
     /// The statuses of these tiers.
     pub tiers: Vec<String>,
-    /// These tiers, where they are scaled to zero: they are asked for after a silence.
-    pub asked: Vec<String>,
 }
 
 impl Routers {
@@ -72,7 +62,7 @@ impl Routers {
     pub fn take(&self, policy: &Id, mut report: Report, now: Instant) -> News {
         bound(&mut report);
         let mut state = self.state();
-        let State { since, policies, degraded, asked } = &mut *state;
+        let State { policies, degraded, .. } = &mut *state;
         let pods = policies.entry(policy.clone()).or_default();
         pods.retain(|_, known| now.duration_since(known.heard) < FORGOTTEN);
         let order = |report: &Report| (report.incarnation, report.sequence);
@@ -83,40 +73,19 @@ impl Routers {
             return News::default();
         }
         degraded.retain(|_, since| now.duration_since(*since) < FORGOTTEN);
-        asked.retain(|_, at| now.duration_since(*at) < LONGEST_SILENCE);
-        let counts = std::mem::take(&mut report.counts);
-        let calls = calls(&counts);
-        let before = known.filter(|known| known.report.incarnation == report.incarnation);
-        // What a process counted before anybody listened says nothing of now. One that was not heard for long may have been
-        // asked all the while.
-        let listened = since.map(|since| now.duration_since(since)).unwrap_or_default();
-        let is_new = listened >= FORGOTTEN.min(Duration::from_millis(report.stamp_ms));
         let mut news = News::default();
-        for (tier, counts) in counts.tiers {
-            let counted = |calls: &BTreeMap<String, u64>| calls.get(&tier).copied().unwrap_or_default();
-            let id = (policy.0.clone(), tier.clone());
-            let more = match before {
-                Some(known) => counted(&calls) > counted(&known.calls),
-                None => is_new && counted(&calls) > 0,
-            };
-            if more || counts.in_flight > 0 || counts.queued > 0 {
-                let at = asked.insert(id.clone(), now);
-                if at.is_none_or(|at| now.duration_since(at) >= SILENT) {
-                    news.asked.push(tier.clone());
-                }
-            }
-            if counts.degraded {
-                let at = degraded.insert(id, now);
-                if at.is_none_or(|at| now.duration_since(at) >= RECOVERY) {
-                    news.tiers.push(tier);
-                }
+        let tiers = std::mem::take(&mut report.counts).tiers;
+        for (tier, _) in tiers.into_iter().filter(|(_, counts)| counts.degraded) {
+            let at = degraded.insert((policy.0.clone(), tier.clone()), now);
+            if at.is_none_or(|at| now.duration_since(at) >= RECOVERY) {
+                news.tiers.push(tier);
             }
         }
         news.policy = known.is_none_or(|known| {
             let was_silent = now.duration_since(known.heard) > SILENT;
             was_silent || reported(&known.report, false) != reported(&report, false)
         });
-        pods.insert(report.pod.clone(), Known { report, heard: now, calls });
+        pods.insert(report.pod.clone(), Known { report, heard: now });
         news
     }
 
@@ -129,13 +98,6 @@ impl Routers {
             |since: Instant, time: Duration| time.checked_sub(now.duration_since(since)).filter(|left| !left.is_zero());
         let said = state.degraded.get(tier).and_then(|since| left(*since, RECOVERY));
         said.or_else(|| state.since.filter(|_| before).and_then(|since| left(since, PATIENCE)))
-    }
-
-    /// When a tier was asked for, as far as routers say so; that all are heard is for who asks to find out.
-    #[must_use]
-    pub fn asked(&self, tier: &Id) -> Asked {
-        let state = self.state();
-        Asked { last: state.asked.get(tier).copied(), since: state.since, all_heard: false }
     }
 
     /// What the routers of a policy said. `None`: nobody listens.
@@ -155,15 +117,6 @@ impl Routers {
     pub fn forget(&self, policy: &Id) {
         self.state().policies.remove(policy);
     }
-}
-
-/// Calls of each tier, whatever became of them: those that were not made, or not answered, and the answers.
-fn calls(counts: &Counts) -> BTreeMap<String, u64> {
-    let of = |(name, tier): (&String, &TierCounts)| {
-        let answers = counts.workloads.values().filter_map(|each| each.tiers.get(name)).map(|taken| taken.calls);
-        (name.clone(), tier.rejected.values().copied().chain(answers).fold(tier.failed, u64::saturating_add))
-    };
-    counts.tiers.iter().map(of).collect()
 }
 
 fn reported(report: &Report, silent: bool) -> Reported {
@@ -192,6 +145,7 @@ fn bound(report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::counts::{Counts, TierCounts};
 
     fn id() -> Id {
         ("ml".to_owned(), "front".to_owned())
@@ -262,52 +216,6 @@ mod tests {
         assert!(says("b", 5, true, 20).is_empty());
         assert_eq!(routers.degraded(&tier, true, at(50)), None);
         assert_eq!(says("b", 6, true, 50), ["large"], "anew");
-    }
-
-    #[test]
-    fn a_tier_is_asked_for_while_it_works_or_counts_more() {
-        use crate::routing::counts::{Taken, WorkloadCounts};
-        let (routers, begin) = (Routers::default(), Instant::now());
-        let at = |seconds| begin + Duration::from_secs(seconds);
-        let tier = ("ml".to_owned(), "large".to_owned());
-        let says = |incarnation, sequence, tier: TierCounts, answers, seconds| {
-            let taken = Taken { calls: answers, ..Taken::default() };
-            let chat = WorkloadCounts { tiers: [("large".to_owned(), taken)].into(), ..WorkloadCounts::default() };
-            let (tiers, workloads) = ([("large".to_owned(), tier)].into(), [("chat".to_owned(), chat)].into());
-            let report = Report { counts: Counts { workloads, tiers }, ..report(incarnation, sequence, "h") };
-            let news = routers.take(&id(), report, at(seconds));
-            !news.asked.is_empty()
-        };
-        let idle = TierCounts::default;
-        let cold = |count| TierCounts { rejected: [("Cold".to_owned(), count)].into(), ..idle() };
-        assert_eq!(routers.asked(&tier), Asked { last: None, since: None, all_heard: false });
-        routers.listen(begin);
-        assert!(!says(1, 1, idle(), 0, 1));
-        assert_eq!(routers.asked(&tier).last, None);
-        assert!(says(1, 2, TierCounts { queued: 1, ..idle() }, 0, 2), "one waits");
-        assert!(!says(1, 3, TierCounts { in_flight: 1, ..idle() }, 0, 3), "it is known");
-        assert!(!says(1, 4, idle(), 1, 4), "it was answered");
-        assert!(!says(1, 5, idle(), 1, 20));
-        assert_eq!(routers.asked(&tier).last, Some(at(4)));
-        assert!(says(1, 6, cold(1), 1, 21), "one was stepped over");
-        assert!(!says(1, 7, cold(1), 1, 40));
-        assert!(!says(2, 1, idle(), 0, 41), "another process");
-        assert!(says(3, 1, idle(), 2, 42), "which has answered");
-        assert_eq!(routers.asked(&tier), Asked { last: Some(at(42)), since: Some(begin), all_heard: false });
-
-        // Another operator, which hears of a router that was there before.
-        let routers = Routers::default();
-        routers.listen(at(100));
-        let old = |sequence, rejected| {
-            let counts = TierCounts { rejected: [("Cold".to_owned(), rejected)].into(), ..idle() };
-            let counts = Counts { tiers: [("large".to_owned(), counts)].into(), ..Counts::default() };
-            let report = Report { stamp_ms: 60_000, counts, ..report(9, sequence, "h") };
-            routers.take(&id(), report, at(100 + sequence));
-            routers.asked(&tier).last
-        };
-        assert_eq!(old(1, 7), None);
-        assert_eq!(old(2, 7), None);
-        assert_eq!(old(3, 8), Some(at(103)));
     }
 
     #[test]

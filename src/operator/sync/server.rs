@@ -113,10 +113,10 @@ impl Desk {
         let namespace = &caller.policy.0;
         // What is remembered of tiers is bounded by those that there are.
         report.counts.tiers.retain(|tier, _| self.world.tiers.get(&(namespace.clone(), tier.clone())).is_some());
-        self.world.concurrency.report(&caller.policy, &report, now.into_std());
+        let woken = self.world.concurrency.report(&caller.policy, &report, now.into_std());
         let news = self.world.routers.take(&caller.policy, report, now.into_std());
         let cold = |tier: &&String| self.world.scales_to_zero(&(namespace.clone(), (*tier).clone()));
-        let tiers = news.tiers.iter().chain(news.asked.iter().filter(cold));
+        let tiers = news.tiers.iter().chain(woken.iter().filter(cold));
         let tiers = tiers.map(|tier| Key::new(Kind::Tier, namespace, tier));
         let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
         self.queue.add_all(tiers.chain(policy));

@@ -68,7 +68,10 @@ fn one_of_four_scales_and_the_others_leave_the_replicas_alone() {
     let made = |tier: &ModelTier| {
         let plan = planned(tier, keda());
         assert_eq!(plan.scaled.problem, None);
-        (replicas(&plan), autoscaler(&plan))
+        let made = autoscaler(&plan);
+        let reads = made.as_ref().is_some_and(|(kind, ..)| kind == "HorizontalPodAutoscaler");
+        assert_eq!(plan.scaled.reads_metrics_api(), reads, "KEDA asks the operator");
+        (replicas(&plan), made)
     };
     let hpa = ("HorizontalPodAutoscaler".to_owned(), json!(2), json!(9));
     assert_eq!(made(&tier(Value::Null)), (Some(4), None));
@@ -180,7 +183,7 @@ const IDLE: Duration = Duration::from_secs(60);
 fn a_pool_sleeps_when_nobody_asked_for_long_enough_and_wakes_at_once() {
     let begin = Instant::now();
     let at = |seconds| begin + Duration::from_secs(seconds);
-    let asked = |last: Option<u64>| Asked { last: last.map(at), since: Some(begin), all_heard: true };
+    let asked = |last: Option<u64>| Asked { last: last.map(at), idle_since: Some(at(last.unwrap_or_default())) };
     let zero = Zero { floor: 0, idle_after: IDLE };
     let turn = |replicas, last, now| zero.turn(replicas, Some(begin), asked(last), at(now));
     assert_eq!(turn(3, Some(10), 69), Turn::Look(Duration::from_secs(1)));
@@ -198,9 +201,13 @@ fn a_pool_sleeps_when_nobody_asked_for_long_enough_and_wakes_at_once() {
     assert_eq!(zero.turn(1, None, asked(None), at(1000)), Turn::Stay);
     assert_eq!(zero.turn(1, Some(at(990)), asked(Some(10)), at(1000)), Turn::Look(Duration::from_secs(50)));
     assert_eq!(zero.turn(1, Some(at(990)), asked(Some(10)), at(1050)), Turn::To(0));
-    let unheard = Asked { all_heard: false, ..asked(None) };
+    let unheard = Asked { idle_since: None, ..asked(Some(10)) };
     assert_eq!(zero.turn(1, Some(begin), unheard, at(1000)), Turn::Look(SOON));
-    assert_eq!(zero.turn(1, Some(begin), Asked { since: None, ..unheard }, at(1000)), Turn::Stay);
+    assert_eq!(zero.turn(0, Some(begin), unheard, at(69)), Turn::To(1), "one is enough to wake it");
+    // It may have been asked since somebody was last seen to.
+    let perhaps = Asked { idle_since: Some(at(50)), ..asked(Some(10)) };
+    assert_eq!(zero.turn(1, Some(begin), perhaps, at(70)), Turn::Look(Duration::from_secs(40)));
+    assert_eq!(zero.turn(0, Some(begin), perhaps, at(70)), Turn::Stay);
     // What is needed is there, whoever asks.
     let warm = Zero { floor: 2, idle_after: IDLE };
     assert_eq!(warm.turn(0, None, asked(None), at(0)), Turn::To(2));
