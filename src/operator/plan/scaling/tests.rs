@@ -109,6 +109,32 @@ fn the_bounds_are_those_of_sizing_within_the_specs() {
 }
 
 #[test]
+fn keda_waits_before_zero_from_the_beginning_and_is_told_nothing_that_it_warns_of() {
+    let spec = |min: i32| {
+        let tier = tier(json!({"min": min, "max": 9, "autoscaler": "KEDA", "idleAfter": "90s"}));
+        planned(&tier, keda()).scaled.autoscaler.expect("one").body["spec"].clone()
+    };
+    let zero = spec(0);
+    assert_eq!((&zero["cooldownPeriod"], &zero["initialCooldownPeriod"]), (&json!(90), &json!(90)), "{zero}");
+    let one = spec(1);
+    assert_eq!((&one["cooldownPeriod"], &one["initialCooldownPeriod"]), (&Value::Null, &Value::Null), "{one}");
+}
+
+#[test]
+fn the_name_of_kedas_autoscaler_is_no_longer_than_a_label() {
+    for (length, name) in [(49, None), (50, Some(55)), (56, Some(61))] {
+        let mut tier = by("KEDA");
+        tier.metadata.name = Some("t".repeat(length));
+        let body = planned(&tier, keda()).scaled.autoscaler.expect("one").body;
+        let config = &body["spec"]["advanced"]["horizontalPodAutoscalerConfig"];
+        assert_eq!(config["name"].as_str().map(str::len), name, "{length}: {config}");
+        // What KEDA makes of it otherwise.
+        let derived = format!("keda-hpa-{}", body["metadata"]["name"].as_str().expect("a name"));
+        assert_eq!(derived.len() > 63, name.is_some(), "{length}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_said_and_the_rest_is_made() {
     let plan = planned(&by("KEDA"), Scalers::default());
     assert_eq!((replicas(&plan), autoscaler(&plan)), (None, None));

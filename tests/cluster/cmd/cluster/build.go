@@ -67,6 +67,24 @@ func fetch(args []string) error {
 	return nil
 }
 
+// keda makes KEDA's image and manifests and prints their folder.
+func keda(args []string) error {
+	set, _ := flags("keda")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	builder, err := newBuilder()
+	if err != nil {
+		return err
+	}
+	dir, err := builder.KEDA(say)
+	if err != nil {
+		return err
+	}
+	fmt.Println(dir)
+	return nil
+}
+
 // environment prints shell lines for eval.
 func environment(args []string) error {
 	set, t := flags("env")

@@ -78,9 +78,5 @@ func imagePack(args []string) error {
 		}
 	}
 	spec.Entrypoint = []string{*entrypoint}
-	file, err := os.Create(*out)
-	if err != nil {
-		return err
-	}
-	return errors.Join(image.Write(file, spec), file.Close())
+	return image.WriteFile(*out, spec)
 }

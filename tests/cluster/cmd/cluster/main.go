@@ -31,6 +31,7 @@ const usage = `usage: cluster COMMAND [--run-dir DIR] [--variant full|control-pl
                             make an image archive of files, without docker
   build                     compile what the variant runs, into the cache
   fetch                     compile helm and kubectl, print their folder
+  keda                      compile KEDA, print the folder of keda.tar, its image, and keda.yaml, its manifests
 
 The run folder defaults to ${SMALLFIRST_RUN:-/run/smallfirst}/VARIANT.
 Exit code 77: this machine can't, and a line says why.
@@ -82,6 +83,8 @@ func run(args []string) error {
 		return buildCommand(args)
 	case "fetch":
 		return fetch(args)
+	case "keda":
+		return keda(args)
 	case "hold": // not for people: the process that owns the node's namespaces
 		if len(args) != 1 {
 			return flag.ErrHelp

@@ -54,7 +54,7 @@ func All() []string {
 var ErrNoGo = errors.New("there is no Go compiler (go) in PATH")
 
 // Builder knows the sources and the cache folder that belongs to them.
-type Builder struct{ source, Dir, version string }
+type Builder struct{ source, Dir, version, goVersion string }
 
 // New finds the sources and hashes them.
 func New() (*Builder, error) {
@@ -77,7 +77,7 @@ func New() (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{source, filepath.Join(cacheRoot(), hash), version}, nil
+	return &Builder{source, filepath.Join(cacheRoot(), hash), version, string(goVersion)}, nil
 }
 
 // Version is the Kubernetes version, such as v1.36.3.
@@ -97,7 +97,11 @@ func (b *Builder) Ensure(say func(string, ...any), names ...string) error {
 		}
 		start := time.Now()
 		say("building %s (the first time takes minutes) ...", name)
-		if err := b.compile(units[name], target); err != nil {
+		if err := os.MkdirAll(b.Dir, 0o755); err != nil {
+			return err
+		}
+		u := units[name]
+		if err := compile(filepath.Join(b.source, u.module), ldflags(b.version), target, u.pkg); err != nil {
 			return fmt.Errorf("build %s: %w", name, err)
 		}
 		if err := b.finish(name); err != nil {
@@ -108,12 +112,10 @@ func (b *Builder) Ensure(say func(string, ...any), names ...string) error {
 	return nil
 }
 
-func (b *Builder) compile(u unit, target string) error {
-	if err := os.MkdirAll(b.Dir, 0o755); err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags(b.version), "-o", target+".new", u.pkg)
-	cmd.Dir = filepath.Join(b.source, u.module)
+// compile makes a program of a package of the module in dir.
+func compile(dir, flags, target, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", target+".new", pkg)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -140,12 +142,7 @@ func (b *Builder) finish(name string) error {
 }
 
 func (b *Builder) pauseImage() error {
-	out, err := os.Create(filepath.Join(b.Dir, "pause.tar"))
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	return image.Write(out, image.Spec{
+	return image.WriteFile(filepath.Join(b.Dir, "pause.tar"), image.Spec{
 		Name: render.PauseImage, Entrypoint: []string{"/pause"}, User: "65535",
 		Files: map[string]string{"/pause": filepath.Join(b.Dir, "pause")},
 	})

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -60,6 +61,15 @@ func Write(w io.Writer, spec Spec) error {
 		}
 	}
 	return archive.Close()
+}
+
+// WriteFile writes it to a file.
+func WriteFile(archive string, spec Spec) error {
+	out, err := os.Create(archive)
+	if err != nil {
+		return err
+	}
+	return errors.Join(Write(out, spec), out.Close())
 }
 
 func layer(files map[string]string) ([]byte, error) {
