@@ -1,5 +1,5 @@
 //! A tier that is scaled to zero, because nobody asked for it: a request goes on without it, or waits for it. Either way it is
-//! counted, and the operator, which hears of it within a second, wakes the tier.
+//! counted, and the operator, which hears of it at once, wakes the tier.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,10 @@ pub(super) async fn awake(asking: &Call<'_, '_>) -> Result<Arc<Endpoints>, CallE
     let shared = world.shared;
     let waiting = stage.waits.then(|| upstream.tally.wait());
     let limit = (Instant::now() + Duration::from_millis(step.timeout_ms)).min(deadline);
+    let tell = || shared.met_cold.send_replace(());
+    if waiting.is_some() {
+        tell();
+    }
     while waiting.is_some() {
         // Before the look, so that no change is missed between the two.
         let changed = shared.endpoints_changed.notified();
@@ -33,6 +37,7 @@ pub(super) async fn awake(asking: &Call<'_, '_>) -> Result<Arc<Endpoints>, CallE
         }
     }
     upstream.tally.rejected(Rejected::Cold);
+    tell();
     let error = CallError::blameless(FailoverReason::Unreachable, "scaled to zero");
     Err(CallError { cold: true, ..error })
 }

@@ -65,7 +65,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use access_log::AccessLog;
 use admission::budget::Budgets;
@@ -113,6 +113,8 @@ pub struct Shared {
     pub endpoints: ArcSwap<Endpoints>,
     /// Tells whoever waits for an endpoint that others are in force.
     pub endpoints_changed: Notify,
+    /// Tells whoever reports that a request met a tier that is scaled to zero.
+    pub met_cold: watch::Sender<()>,
     /// What is counted.
     pub metrics: Metrics,
     /// Where requests are logged.
@@ -155,6 +157,7 @@ impl Shared {
             snapshot: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             endpoints_changed: Notify::new(),
+            met_cold: watch::Sender::new(()),
             metrics,
             access_log,
             limits,

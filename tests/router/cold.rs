@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -80,6 +81,24 @@ async fn requests_wait_for_a_cold_tier_and_are_answered_when_it_is_awake() {
     }
     let counts = all.desk.counts(|counts| small_of(counts).queued == 0).await;
     assert_eq!((stepped_over(&counts), small.count(), large.count()), (0, 3, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_cold_tier_is_reported_at_once() {
+    for (mode, is_told) in [
+        ("Wait", (|tier| tier.queued > 0) as fn(TierCounts) -> bool),
+        ("Skip", |tier| tier.rejected.contains_key("Cold")),
+    ] {
+        let (_small, _large, mut all) = cold(mode, |_| ()).await;
+        all.desk.next_ms.store(10_000, Ordering::Relaxed);
+        // From now on it reports every ten seconds.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (address, begin) = (all.router.address, Instant::now());
+        let asked = tokio::spawn(async move { post(address, "k-finance", body("intent").as_bytes()).await });
+        all.desk.counts(|counts| is_told(small_of(counts))).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begin.elapsed());
+        asked.abort();
+    }
 }
 
 #[tokio::test]

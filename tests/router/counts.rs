@@ -1,5 +1,6 @@
 //! What routers count, as it comes to an operator: over TLS, in the reports of a router with real sockets.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use super::{LARGE, SURE, UNSURE};
 pub struct Desk {
     sync: Value,
     last: watch::Receiver<Report>,
+    /// Milliseconds after which it asks for the next report.
+    pub next_ms: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -41,14 +44,15 @@ impl Desk {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (heard, last) = watch::channel(Report::default());
-        let heard = Arc::new(heard);
+        let (heard, next_ms) = (Arc::new(heard), Arc::new(AtomicU64::new(100)));
+        let next = Arc::clone(&next_ms);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(take(stream, acceptor.clone(), Arc::clone(&heard)));
+                tokio::spawn(take(stream, acceptor.clone(), Arc::clone(&heard), Arc::clone(&next)));
             }
         });
         let sync = json!({"address": address, "serverName": SERVER_NAME, "ca": authority.certificate});
-        Self { sync, last }
+        Self { sync, last, next_ms }
     }
 
     /// The first report in which this holds.
@@ -60,14 +64,14 @@ impl Desk {
     }
 }
 
-async fn take(stream: TcpStream, acceptor: TlsAcceptor, heard: Arc<watch::Sender<Report>>) {
+async fn take(stream: TcpStream, acceptor: TlsAcceptor, heard: Arc<watch::Sender<Report>>, next_ms: Arc<AtomicU64>) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = service_fn(move |request: Request<Incoming>| {
-        let heard = Arc::clone(&heard);
+        let (heard, next_ms) = (Arc::clone(&heard), next_ms.load(Ordering::Relaxed));
         async move {
             let body = request.into_body().collect().await?.to_bytes();
             heard.send_replace(serde_json::from_slice(&body).unwrap());
-            let reply = Reply { next_ms: 100, ..Reply::default() };
+            let reply = Reply { next_ms, ..Reply::default() };
             Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(serde_json::to_vec(&reply).unwrap()))))
         }
     });

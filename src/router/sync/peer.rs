@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds on the time between reports that an operator may ask for.
 const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// Least time between reports that are made because requests meet a tier that is scaled to zero.
+const BETWEEN_COLD: Duration = Duration::from_secs(1);
 /// Time in which requests that wait for a budget are gathered.
 const TOGETHER: Duration = Duration::from_millis(20);
 
@@ -46,13 +48,15 @@ enum Failed {
 pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Reporter>) {
     let (mut standing, mut stopping) = (reporter.standing.clone(), reporter.stopping.clone());
     let mut short = reporter.shared.budgets.short();
+    let mut met_cold = reporter.shared.met_cold.subscribe();
     let mut connection: Option<Connection> = None;
-    let mut fine = None;
+    let (mut fine, mut woke) = (None, None::<Instant>);
     loop {
         // What changes from here on is news for the report after this one.
         standing.mark_unchanged();
         stopping.mark_unchanged();
         short.mark_unchanged();
+        met_cold.mark_unchanged();
         let mut every = Duration::from_millis(EVERY_MS);
         match report(at, &target, &reporter, connection.take()).await {
             Ok((kept, reply)) => {
@@ -79,6 +83,11 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
             () = tokio::time::sleep(every) => {}
             changed = standing.changed() => if changed.is_err() { return },
             changed = stopping.changed() => if changed.is_err() { return },
+            // While a tier wakes requests meet it all the time.
+            changed = met_cold.changed(), if woke.is_none_or(|at| at.elapsed() >= BETWEEN_COLD) => {
+                if changed.is_err() { return }
+                woke = Some(Instant::now());
+            }
             // Many may wait at once: they are told of together.
             changed = short.changed() => if changed.is_ok() { tokio::time::sleep(TOGETHER).await } else { return },
         }
