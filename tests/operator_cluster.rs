@@ -23,6 +23,8 @@ mod pinned;
 mod pressure;
 #[path = "operator_cluster/rbac.rs"]
 mod rbac;
+#[path = "operator_cluster/reserves.rs"]
+mod reserves;
 #[path = "operator_cluster/routers.rs"]
 mod routers;
 #[path = "operator_cluster/scale.rs"]

@@ -6,8 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::parts::{Count, Parts};
-
 /// Levels are in 1e-9 of what is counted, times nanoseconds of a minute: a rate in 1e-9 a minute is then a whole number
 /// of levels a nanosecond.
 const NANO: i128 = 1_000_000_000;
@@ -21,8 +19,7 @@ pub(super) fn levels(amount: u64) -> i128 {
 }
 
 /// The whole ones of a level.
-#[must_use]
-pub const fn whole(level: i128) -> i128 {
+pub(super) const fn whole(level: i128) -> i128 {
     level / ONE * ONE
 }
 
@@ -44,14 +41,14 @@ impl Bucket {
     /// A full bucket of so many a minute.
     #[must_use]
     pub fn new(per_minute: u64, now: Instant) -> Self {
-        Self::part(per_minute, 1_000_000_000, now)
+        Self::part_of(per_minute, per_minute, 1_000_000_000, now)
     }
 
-    /// A full bucket of a part, in 1e-9, of so many a minute.
+    /// A full bucket that gains a part, in 1e-9, of so many a minute, and holds that part of so many.
     #[must_use]
-    pub fn part(per_minute: u64, nanos: u64, now: Instant) -> Self {
-        let rate = i128::from(per_minute) * i128::from(nanos.min(1_000_000_000));
-        Self { rate, capacity: rate * MINUTE, level: rate * MINUTE, at: now }
+    pub fn part_of(per_minute: u64, holds: u64, nanos: u64, now: Instant) -> Self {
+        let part = |of: u64| i128::from(of) * i128::from(nanos.min(1_000_000_000));
+        Self { rate: part(per_minute), capacity: part(holds) * MINUTE, level: part(holds) * MINUTE, at: now }
     }
 
     /// An empty bucket of so many, which it gains in so many seconds.
@@ -59,20 +56,6 @@ impl Bucket {
         let mut empty = Self { level: 0, ..Self::new(0, now) };
         empty.resize(holds, seconds);
         empty
-    }
-
-    /// A full bucket of a part, in 1e-9, of what one of so many routers may count on of a limit that is lent.
-    #[must_use]
-    pub fn of_lent(limit: u64, most: u32, count: Count, nanos: u64, now: Instant) -> Self {
-        let most = most.max(1);
-        let whole = Self::part(limit / u64::from(most), nanos, now);
-        if count == Count::Bucket {
-            return whole;
-        }
-        // It holds no more than its part of what all hold together.
-        let all = levels(Parts::of(limit.max(1), most, count).bucket);
-        let level = whole.capacity.min(all / NANO / i128::from(most) * i128::from(nanos.min(1_000_000_000)));
-        Self { capacity: level, level, ..whole }
     }
 
     /// Holds so many from now on, which it gains in so many seconds, and no more than it did.

@@ -4,15 +4,19 @@
 //! and a lease. The lease is taken first: a floor fills by itself, and has to do when no leader answers.
 
 mod places;
+mod reserved;
 
 use std::time::{Duration, Instant};
 
 pub use places::Places;
 
-use super::bucket::{Bucket, MILLI, ONE, levels};
+use reserved::Reserved;
+
+use super::bucket::{Bucket, MILLI, ONE, levels, whole};
 use super::lessee::Terms;
 use super::minute::Minute;
 use super::parts::{Count, Parts};
+use super::reserve::{Reserve, WHOLE};
 use super::{Claim, GAVE_BACK, Grant, Key, LACKED, PERIOD};
 
 /// Time after which it is worth asking again when no leader answers.
@@ -26,6 +30,7 @@ pub struct Holding {
     /// The part, or the floor.
     bucket: Bucket,
     lease: Option<Box<Lease>>,
+    reserved: Reserved,
 }
 
 #[derive(Clone, Debug)]
@@ -46,10 +51,9 @@ struct Lease {
     freed_milli: u64,
     /// What was freed of a thousandth, in levels.
     rest: i128,
-    /// What was asked, in this period and the two before it.
-    asked: [u64; 3],
+    asked: Periods,
     /// The part of that for requests of High risk.
-    urgent: [u64; 3],
+    urgent: Periods,
     period: Instant,
     unit: u64,
     /// The last report said that requests find nothing.
@@ -58,15 +62,32 @@ struct Lease {
     said: Option<(u64, Claim)>,
 }
 
-/// What a router's requests wait for.
+/// What was asked for, in this period and the two before it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Periods([u64; 3]);
+
+impl Periods {
+    const fn ask(&mut self, amount: u64) {
+        self.0[0] = self.0[0].saturating_add(amount);
+    }
+
+    const fn next(&mut self) {
+        self.0 = [0, self.0[0], self.0[1]];
+    }
+
+    /// What two periods may ask for.
+    fn two(&self) -> u64 {
+        self.0.into_iter().fold(0, u64::max).saturating_mul(2)
+    }
+}
+
+/// A router's requests that wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waiting {
-    /// Requests that wait.
-    pub waiting: u64,
+    /// All of them.
+    pub all: u32,
     /// Those of High risk among them.
-    pub urgent: u64,
-    /// What must be left: a sum of [`Bucket::level`]s.
-    pub kept: i128,
+    pub urgent: u32,
 }
 
 /// Where what was taken came from, if it is lent.
@@ -93,7 +114,7 @@ impl Holding {
     /// A full part of a limit, all its own.
     #[must_use]
     pub fn part(per_minute: u64, now: Instant) -> Self {
-        Self { bucket: Bucket::new(per_minute, now), lease: None }
+        Self { bucket: Bucket::new(per_minute, now), lease: None, reserved: Reserved::default() }
     }
 
     /// An empty floor of a limit, and no lease yet.
@@ -119,15 +140,16 @@ impl Holding {
             returned: 0,
             freed_milli: 0,
             rest: 0,
-            asked: [0; 3],
-            urgent: [0; 3],
+            asked: Periods::default(),
+            urgent: Periods::default(),
             period: now,
             unit: 0,
             lacked: false,
             free: 0,
             said: None,
         };
-        Self { bucket: Bucket::empty(parts.floor, parts.floor_fills(), now), lease: Some(Box::new(lease)) }
+        let bucket = Bucket::empty(parts.floor, parts.floor_fills(), now);
+        Self { bucket, lease: Some(Box::new(lease)), reserved: Reserved::default() }
     }
 
     /// Whether an operator lends it.
@@ -148,8 +170,20 @@ impl Holding {
         }
     }
 
+    /// Puts reserves in force, which are full then. Their places in this list are what they are known by.
+    pub fn reserve(&mut self, reserves: &[Reserve], now: Instant) {
+        let own = u64::try_from(self.bucket.capacity() / ONE).unwrap_or(u64::MAX);
+        let (limit, holds) = match self.lease.as_ref().map(|lease| lease.parts) {
+            None => (own, own),
+            Some(Parts { count: Count::Bucket, limit, .. }) => (limit, limit),
+            Some(Parts { count: Count::Minute, limit, bucket, floor, .. }) => (limit, bucket.max(floor)),
+        };
+        self.reserved = Reserved::new(limit, holds, reserves, std::mem::take(&mut self.reserved), now);
+    }
+
     /// Brings it up to a time. An earlier time than the last one changes nothing.
     pub fn fill(&mut self, now: Instant) {
+        self.reserved.fill(now);
         let Some(lease) = &mut self.lease else { return self.bucket.fill(now) };
         lease.live = lease.until.is_some_and(|until| now < until);
         if lease.draining {
@@ -193,10 +227,17 @@ impl Holding {
         self.bucket.level().min(minute.map_or(i128::MAX, left))
     }
 
-    /// Whether any minute counts: it then holds a few seconds' worth, of which only whole ones can be kept.
-    #[must_use]
-    pub fn counts_minutes(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.parts.count == Count::Minute)
+    /// What requests of Low risk must leave, as a level: without a lease the reserves' part of the floor, and with one what
+    /// their workloads will ask for here; the rest is kept by the operator. Of a few seconds' worth whole ones are kept: a part
+    /// of one would keep the next one too.
+    fn kept(&self) -> i128 {
+        let Some(lease) = &self.lease else { return self.reserved.left() };
+        let kept = if lease.live { self.reserved.soon() } else { self.reserved.left().min(self.reserved_of_floor()) };
+        if lease.parts.count == Count::Minute { whole(kept) } else { kept }
+    }
+
+    fn reserved_of_floor(&self) -> i128 {
+        self.bucket.capacity() / i128::from(WHOLE) * i128::from(self.reserved.nanos())
     }
 
     /// The most that it ever holds.
@@ -204,6 +245,18 @@ impl Holding {
     pub fn most(&self) -> u64 {
         let own = u64::try_from(self.bucket.capacity() / ONE).unwrap_or(u64::MAX);
         own.saturating_add(self.lease.as_ref().map_or(0, |lease| lease.parts.bucket))
+    }
+
+    /// The most that a request of Low risk can be left, when reserves are full.
+    #[must_use]
+    pub fn most_beside_reserves(&self) -> u64 {
+        let nanos = self.reserved.nanos();
+        let own = u64::try_from((self.bucket.capacity() - self.reserved_of_floor()).max(0) / ONE).unwrap_or(u64::MAX);
+        let lent = self.lease.as_ref().map_or(0, |lease| {
+            let kept = u128::from(lease.parts.reservable(nanos)) * u128::from(nanos) / u128::from(WHOLE);
+            lease.parts.bucket.saturating_sub(u64::try_from(kept).unwrap_or(u64::MAX))
+        });
+        own.saturating_add(lent)
     }
 
     fn level(&self) -> i128 {
@@ -217,10 +270,16 @@ impl Holding {
         self.wait_beside(amount, 0)
     }
 
-    /// Time until so much can be taken and so much is left (a sum of [`Bucket::level`]s); `None` if never. Where it takes
-    /// another lease it is the least that it may be.
+    /// As [`wait`](Self::wait), for a request of Low risk: time until so much can be taken and reserves find theirs.
     #[must_use]
-    pub fn wait_beside(&self, amount: u64, left: i128) -> Option<Duration> {
+    pub fn wait_beside_reserves(&self, amount: u64) -> Option<Duration> {
+        let ever = self.lease.is_none() || amount <= self.most_beside_reserves();
+        if ever { self.wait_beside(amount, self.kept()) } else { None }
+    }
+
+    /// Time until so much can be taken and so much is left, a level; `None` if never. Where it takes another lease it is the
+    /// least that it may be.
+    fn wait_beside(&self, amount: u64, left: i128) -> Option<Duration> {
         let Some(lease) = &self.lease else { return self.bucket.wait_beside(amount, left) };
         let wanted = levels(amount).saturating_add(left);
         let missing = wanted - self.level();
@@ -260,11 +319,12 @@ impl Holding {
         u128::from(self.left()) * 100 + lent >= u128::from(percent) * full
     }
 
-    /// Notes that a request asks for so much, once. Urgent is one of High risk.
-    pub fn ask(&mut self, amount: u64, urgent: bool) {
+    /// Notes that a request asks for so much, once. Urgent is one of High risk; its workload may have a reserve.
+    pub fn ask(&mut self, amount: u64, urgent: bool, reserve: Option<usize>) {
         if let Some(lease) = &mut self.lease {
-            lease.asked[0] = lease.asked[0].saturating_add(amount);
-            lease.urgent[0] = lease.urgent[0].saturating_add(if urgent { amount } else { 0 });
+            lease.asked.ask(amount);
+            lease.urgent.ask(if urgent { amount } else { 0 });
+            reserve.into_iter().for_each(|at| self.reserved.ask(at, amount));
         }
     }
 
@@ -295,6 +355,12 @@ impl Holding {
         Taken { lease: amount - from_floor, floor: from_floor }
     }
 
+    /// As [`take`](Self::take), for a request whose workload may have a reserve.
+    pub fn take_as(&mut self, amount: u64, reserve: Option<usize>) -> Taken {
+        reserve.into_iter().for_each(|at| self.reserved.take(at, amount));
+        self.take(amount)
+    }
+
     /// Puts an amount back.
     pub fn put(&mut self, amount: u64) {
         let Some(lease) = &mut self.lease else { return self.bucket.put(amount) };
@@ -317,6 +383,15 @@ impl Holding {
         }
     }
 
+    /// As [`settle`](Self::settle), for a request whose workload may have a reserve.
+    pub fn settle_as(&mut self, reserved: u64, used: u64, reserve: Option<usize>) {
+        if let Some(at) = reserve {
+            self.reserved.take(at, used.saturating_sub(reserved));
+            self.reserved.put(at, reserved.saturating_sub(used));
+        }
+        self.settle(reserved, used);
+    }
+
     /// Gives up its floor, and asks for nothing more.
     pub fn drain(&mut self) {
         if let Some(lease) = &mut self.lease {
@@ -331,34 +406,32 @@ impl Holding {
         &mut self,
         key: &Key,
         (report, answered): (u64, u64),
-        Waiting { waiting, urgent, kept }: Waiting,
+        waiting: Waiting,
         now: Instant,
     ) -> Option<Claim> {
         self.fill(now);
         let lease = self.lease.as_mut()?;
         if now.saturating_duration_since(lease.period) >= MEASURE {
             lease.period = now;
-            lease.asked = [0, lease.asked[0], lease.asked[1]];
-            lease.urgent = [0, lease.urgent[0], lease.urgent[1]];
+            lease.asked.next();
+            lease.urgent.next();
+            self.reserved.next_period();
         }
         let unit = lease.unit.max(1);
-        let two_periods = |asked: &[u64; 3], waiting: u64| {
-            let most = asked.iter().max().copied().unwrap_or_default();
-            most.saturating_mul(2).saturating_add(waiting.saturating_mul(unit))
-        };
-        let urgent = two_periods(&lease.urgent, urgent);
-        let kept = u64::try_from(kept / ONE).unwrap_or_default();
-        let wanted = two_periods(&lease.asked, waiting);
-        let wanted = if wanted > 0 { wanted.saturating_add(kept) } else { 0 };
-        let wanted = if lease.draining { 0 } else { wanted.min(lease.parts.bucket) };
-        (lease.told, lease.lacked) = (lease.spent, lease.unit > 0 || waiting > 0);
+        let soon = |asked: &Periods, waiting: u32| asked.two().saturating_add(u64::from(waiting).saturating_mul(unit));
+        let wanted = soon(&lease.asked, waiting.all).min(lease.parts.bucket);
+        let wanted = if lease.draining { 0 } else { wanted };
+        let urgent = soon(&lease.urgent, waiting.urgent).min(wanted);
+        (lease.told, lease.lacked) = (lease.spent, lease.unit > 0 || waiting.all > 0);
         let claim = Claim {
             ledger: lease.ledger,
             spent: lease.spent,
             returned: lease.returned,
             freed_milli: lease.freed_milli,
             wanted,
-            urgent: urgent.min(wanted),
+            urgent,
+            kept: u64::try_from(self.reserved.soon() / ONE).unwrap_or_default(),
+            reserved: self.reserved.used(),
             unit: std::mem::take(&mut lease.unit),
             ..Claim::new(key.clone(), 0)
         };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::amounts::{Amounts, Heard};
 use super::parts::{Count, Parts};
 use super::places::{Exchange, Places};
+use super::reserve::OfPolicy;
 use super::{Claim, Claims, GONE, Grant, Grants, Key, Kind, RouterId, Scope};
 
 /// A limit, over all routers.
@@ -22,6 +23,8 @@ pub struct Limit {
     /// The most routers that may admit at a time, those of a rolling update too; of an account, over all policies that use
     /// it. At least 1.
     pub most: u32,
+    /// What is kept of it for workloads of policies.
+    pub reserves: Vec<OfPolicy>,
 }
 
 type Place = (String, Option<String>, Key);
@@ -87,22 +90,22 @@ impl Ledger {
     pub fn set_limits(&mut self, limits: impl IntoIterator<Item = Limit>, longest: Duration, now: Instant) {
         self.longest = longest;
         let mut before = std::mem::take(&mut self.limits);
-        for Limit { namespace, policy, key, limit, most } in limits {
+        for Limit { namespace, policy, key, limit, most, reserves } in limits {
             let (limit, most) = (limit.max(1), most.max(1));
             let few = u32::try_from(limit).unwrap_or(u32::MAX);
             let parts = Parts::of(limit, most, Count::of(key.scope, key.kind));
             let place = (namespace, policy, key);
             let pool = match (before.remove(&place), place.2.kind) {
                 (Some(Pool::Places(mut places)), _) => {
-                    places.resize(few, most);
+                    places.resize(few, most, reserves);
                     Pool::Places(places)
                 }
                 (Some(Pool::Amounts(mut amounts)), _) => {
-                    amounts.resize(parts, now);
+                    amounts.resize(parts, &reserves, now);
                     Pool::Amounts(amounts)
                 }
-                (None, Kind::Concurrency) => Pool::Places(Places::new(few, most, now)),
-                (None, _) => Pool::Amounts(Box::new(Amounts::new(parts, now))),
+                (None, Kind::Concurrency) => Pool::Places(Places::new(few, most, reserves, now)),
+                (None, _) => Pool::Amounts(Box::new(Amounts::new(parts, &reserves, now))),
             };
             self.limits.insert(place, pool);
         }
@@ -171,26 +174,28 @@ impl Ledger {
             let Some(pool) = limits.get_mut(&(id.namespace.clone(), policy, key.clone())) else { continue };
             let given = match pool {
                 Pool::Amounts(amounts) => {
-                    amounts.hear(router.index, &said.claim, heard, &mut make);
+                    amounts.hear((router.index, &id.policy), &said.claim, heard, &mut make);
                     amounts.give(router.index, now, quiet).map(|given| Grant {
                         key: key.clone(),
                         ledger: given.ledger,
                         granted: given.granted,
                         keep: given.keep,
                         places: 0,
+                        common: None,
                         free: given.free,
                     })
                 }
                 Pool::Places(places) => {
-                    places.hear(router.index, &said.claim, exchange);
+                    places.hear((router.index, &id.policy), &said.claim, exchange);
                     let holds = quiet.then_some(said.claim.places);
-                    places.give(router.index, exchange, holds, now).map(|(places, free)| Grant {
+                    places.give(router.index, exchange, holds, now).map(|given| Grant {
                         key: key.clone(),
                         ledger: router.session,
                         granted: 0,
                         keep: None,
-                        places,
-                        free,
+                        places: given.places,
+                        common: given.common,
+                        free: given.free,
                     })
                 }
             };

@@ -23,6 +23,8 @@
 //!   it lent [`GONE`] after it received that report: clocks may differ in rate by 1 %. A new leader knows of no lease, so
 //!   it lends nothing new in its first [`GONE`].
 //!
+//! Of an account what is left of [`reserve`]s is lent to requests of High risk only.
+//!
 //! Money is lent by other rules: see [`budget`].
 //!
 //! Pure: the callers bring the time. The caller's clocks need not agree on anything but the length of a second.
@@ -36,12 +38,14 @@ pub mod lessee;
 mod minute;
 mod parts;
 mod places;
+pub mod reserve;
 #[cfg(test)]
 mod rules;
 mod share;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use parts::Count;
@@ -127,8 +131,8 @@ pub struct Claims {
     pub claims: Vec<Claim>,
 }
 
-/// What a router says of one limit. Numbers of amounts are cumulative within their ledger and never fall; those that are 0
-/// are left out.
+/// What a router says of one limit. Numbers of amounts are cumulative within their ledger and never fall, but for those of
+/// reserves; those that are 0 are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
@@ -150,9 +154,17 @@ pub struct Claim {
     /// Amount that it would hold if it could, or places that it would fill.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wanted: u64,
-    /// The part of that which requests of High risk ask for: it comes before what all others want. Only for amounts.
+    /// The part of that which comes before what all others want: amounts that requests of High risk ask for, places that
+    /// workloads with a reserve would fill.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub urgent: u64,
+    /// The part of the lease in force that requests of Low risk leave to workloads with a reserve. Only for amounts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: u64,
+    /// Of each workload with a reserve: the amount that it used, since the process began (less once a request used less than
+    /// it took), or its requests in flight.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reserved: BTreeMap<String, i64>,
     /// The least amount that is of use: what the smallest request asked that found no room. 0 if none did.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unit: u64,
@@ -179,6 +191,8 @@ impl Claim {
             freed_milli: 0,
             wanted: 0,
             urgent: 0,
+            kept: 0,
+            reserved: BTreeMap::new(),
             unit: 0,
             in_flight: 0,
             places: 0,
@@ -218,6 +232,9 @@ pub struct Grant {
     /// Places. They take the place of those given before.
     #[serde(default, skip_serializing_if = "is_none")]
     pub places: u32,
+    /// Where there are reserves: the part of them that requests of Low risk may fill too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common: Option<u32>,
     /// Part of the limit that the operator could still lend, in percent, rounded down to tens.
     #[serde(default)]
     pub free: u8,

@@ -64,6 +64,17 @@ impl Parts {
         }
     }
 
+    /// Of how much a reserve is kept where it is lent, if reserves come to so much, in 1e-9: of the limit, or of what lies
+    /// ready where any minute counts. Some of what is lent must go round even if all reserves are full.
+    pub(super) fn reservable(&self, nanos: u64) -> u64 {
+        let (of, most) = match self.count {
+            Count::Bucket => (self.limit, self.bucket - self.bucket.div_ceil(READY)),
+            Count::Minute => (self.bucket, self.bucket - self.bucket.div_ceil(10)),
+        };
+        let fits = u128::from(most) * 1_000_000_000 / u128::from(nanos.max(1));
+        u64::try_from(fits).map_or(of, |fits| fits.min(of))
+    }
+
     /// Seconds in which a floor gains itself. Where any minute counts it is the time for which is remembered what the floor
     /// took: faster, and it would gain nothing at the end of each such time.
     pub(super) const fn floor_fills(&self) -> u64 {

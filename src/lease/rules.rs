@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::holding::{Holding, Taken, Waiting};
 use super::ledger::{Ledger, Limit};
 use super::lessee::Lessee;
+use super::reserve::Reserve;
 use super::*;
 
 const LONGEST: Duration = Duration::from_secs(10);
@@ -19,9 +20,25 @@ fn router(pod: &str) -> RouterId {
 
 /// A ledger of one limit, for two routers.
 fn ledger(kind: Kind, limit: u64, now: Instant) -> Ledger {
+    ledger_with(kind, limit, &[], now)
+}
+
+/// One of which workloads have so many tenths.
+fn ledger_with(kind: Kind, limit: u64, tenths: &[(&str, u64)], now: Instant) -> Ledger {
     let mut ledger = Ledger::new(now, 1);
-    let policy = Some("front".to_owned());
-    ledger.set_limits([Limit { namespace: "ai".into(), policy, key: key(kind), limit, most: 2 }], LONGEST, now);
+    let reserve = |(workload, tenths): &(&str, u64)| {
+        let reserve = Reserve { workload: (*workload).into(), nanos: tenths * 100_000_000 };
+        ("front".to_owned(), reserve)
+    };
+    let limit = Limit {
+        namespace: "ai".into(),
+        policy: Some("front".into()),
+        key: key(kind),
+        limit,
+        most: 2,
+        reserves: tenths.iter().map(reserve).collect(),
+    };
+    ledger.set_limits([limit], LONGEST, now);
     ledger
 }
 
@@ -132,7 +149,7 @@ fn a_floor_begins_empty_and_a_lease_ends() {
     let mut lessee = Lessee::new(t0);
     let claim = held.claim(&key(Kind::Tokens), (lessee.next(), 0), Waiting::default(), t0);
     let _ = lessee.report(claim.into_iter().collect(), t0);
-    let grant = Grant { key: key(Kind::Tokens), ledger: 3, granted: 40, keep: None, places: 0, free: 0 };
+    let grant = Grant { key: key(Kind::Tokens), ledger: 3, granted: 40, keep: None, places: 0, common: None, free: 0 };
     let grants = Grants { session: 1, number: 1, sequence: 1, grants: vec![grant] };
     let terms = lessee.read(&grants).expect("an answer");
     held.apply(grants.grants.first(), &terms, t0 + ms(10));
@@ -170,7 +187,7 @@ fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
         let claim = held.claim(&key, (lessee.next(), 0), Waiting::default(), at);
         let freed = claim.as_ref().map_or(0, |claim| claim.freed_milli);
         let report = lessee.report(claim.into_iter().collect(), at);
-        let grant = Grant { key: key.clone(), ledger: 3, granted: 2, keep: None, places: 0, free: 0 };
+        let grant = Grant { key: key.clone(), ledger: 3, granted: 2, keep: None, places: 0, common: None, free: 0 };
         let grants = Grants { session: 1, number: report.sequence, sequence: report.sequence, grants: vec![grant] };
         let terms = lessee.read(&grants).expect("an answer");
         held.apply(grants.grants.first(), &terms, at);
@@ -219,7 +236,7 @@ fn a_floor_frees_evenly_for_minutes_on_end() {
         let claim = held.claim(&key, (lessee.next(), 0), Waiting::default(), at);
         freed.push(claim.as_ref().map_or(0, |claim| claim.freed_milli));
         let report = lessee.report(claim.into_iter().collect(), at);
-        let grant = Grant { key: key.clone(), ledger: 3, granted: 0, keep: None, places: 0, free: 0 };
+        let grant = Grant { key: key.clone(), ledger: 3, granted: 0, keep: None, places: 0, common: None, free: 0 };
         let grants = Grants { session: 1, number: report.sequence, sequence: report.sequence, grants: vec![grant] };
         let terms = lessee.read(&grants).expect("an answer");
         held.apply(grants.grants.first(), &terms, at);
@@ -235,7 +252,8 @@ fn who_asks_for_nothing_keeps_its_part_of_the_stock() {
     let t0 = Instant::now();
     let key = Key { scope: Scope::Account, name: "provider".into(), kind: Kind::Requests };
     let mut ledger = Ledger::new(t0, 1);
-    let limit = Limit { namespace: "ai".into(), policy: None, key: key.clone(), limit: 240, most: 2 };
+    let limit =
+        Limit { namespace: "ai".into(), policy: None, key: key.clone(), limit: 240, most: 2, reserves: Vec::new() };
     ledger.set_limits([limit], LONGEST, t0);
     let at = |second| t0 + Duration::from_secs(second);
     let mut ask = |sequence, last: &Grants, wanted, at| {
@@ -246,4 +264,66 @@ fn who_asks_for_nothing_keeps_its_part_of_the_stock() {
     assert_eq!((all.grants[0].granted, all.grants[0].keep), (8, None));
     let idle = ask(2, &all, 0, at(71));
     assert_eq!((idle.grants[0].granted, idle.grants[0].keep), (8, Some(4)));
+}
+
+#[test]
+fn what_is_left_of_a_reserve_is_lent_to_high_only() {
+    let t0 = Instant::now();
+    let mut ledger = ledger_with(Kind::Tokens, 800_000, &[("review", 3)], t0);
+    let at = |second| t0 + Duration::from_secs(second);
+    let used = |used: i64| [("review".to_owned(), used)].into();
+    // A full bucket of 600,000, of which 240,000 are kept.
+    let low = Claim { wanted: 600_000, ..Claim::new(key(Kind::Tokens), 0) };
+    let first = ledger.report(&router("a"), &claims(1, &Grants::default(), low), at(70));
+    assert_eq!(first.grants[0].granted, 360_000);
+    let number = first.grants[0].ledger;
+    let low = Claim { spent: 360_000, wanted: 600_000, ..Claim::new(key(Kind::Tokens), number) };
+    ledger.report(&router("a"), &claims(2, &first, low.clone()), at(70));
+    let high = Claim { wanted: 200_000, urgent: 200_000, reserved: used(0), ..Claim::new(key(Kind::Tokens), 0) };
+    let second = ledger.report(&router("b"), &claims(1, &Grants::default(), high), at(70));
+    assert_eq!(second.grants[0].granted, 200_000);
+    // It has used that, and 40,000 are kept yet. Of the 10,000 that a second brings all goes to who asks.
+    let number = second.grants[0].ledger;
+    let high = Claim { spent: 200_000, reserved: used(200_000), ..Claim::new(key(Kind::Tokens), number) };
+    ledger.report(&router("b"), &claims(2, &second, high), at(71));
+    let third = ledger.report(&router("a"), &claims(3, &first, low), at(71));
+    assert_eq!(third.grants[0].granted, 360_000 + 10_000);
+}
+
+#[test]
+fn places_of_a_reserve_are_kept_and_neither_waits_for_the_other() {
+    let t0 = Instant::now();
+    let mut ledger = ledger_with(Kind::Concurrency, 10, &[("review", 3)], t0);
+    let at = |ms: u64| t0 + Duration::from_millis(6_000 + ms);
+    let taken = |taken: i64| [("review".to_owned(), taken)].into();
+    // Each of two has a floor of one that is not heard of yet.
+    let low = Claim { wanted: 9, ..Claim::new(key(Kind::Concurrency), 0) };
+    let first = ledger.report(&router("a"), &claims(1, &Grants::default(), low), at(0));
+    assert_eq!((first.grants[0].places, first.grants[0].common), (5, Some(5)));
+    let number = first.grants[0].ledger;
+    let full = Claim { wanted: 9, in_flight: 5, places: 5, ..Claim::new(key(Kind::Concurrency), number) };
+    ledger.report(&router("a"), &claims(2, &first, full.clone()), at(100));
+    let high = Claim { wanted: 3, urgent: 3, reserved: taken(0), ..Claim::new(key(Kind::Concurrency), 0) };
+    let second = ledger.report(&router("b"), &claims(1, &Grants::default(), high), at(200));
+    assert_eq!((second.grants[0].places, second.grants[0].common), (3, Some(0)));
+    // Another of Low there gets its part as soon as one of the first router's has ended, and no place of High.
+    let number = second.grants[0].ledger;
+    let both = Claim {
+        wanted: 4,
+        urgent: 3,
+        in_flight: 3,
+        places: 3,
+        reserved: taken(3),
+        ..Claim::new(key(Kind::Concurrency), number)
+    };
+    let third = ledger.report(&router("b"), &claims(2, &second, both.clone()), at(300));
+    assert_eq!((third.grants[0].places, third.grants[0].common), (3, Some(0)), "as before");
+    let one_less = Claim { in_flight: 4, ..full };
+    let first = ledger.report(&router("a"), &claims(3, &first, one_less), at(400));
+    assert_eq!((first.grants[0].places, first.grants[0].common), (4, Some(4)));
+    let number = first.grants[0].ledger;
+    let less = Claim { wanted: 9, in_flight: 4, places: 4, ..Claim::new(key(Kind::Concurrency), number) };
+    ledger.report(&router("a"), &claims(4, &first, less), at(500));
+    let fourth = ledger.report(&router("b"), &claims(3, &third, both), at(600));
+    assert_eq!((fourth.grants[0].places, fourth.grants[0].common), (4, Some(1)));
 }

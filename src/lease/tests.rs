@@ -2,7 +2,9 @@
 //!
 //! A history draws its events from its number. Clocks run up to 1 % apart, messages are lost, late and out of order, routers
 //! come late, are cut off, stop and start anew, leaders change. What was admitted is checked against a bucket, as a
-//! provider would keep it, and against the number of places.
+//! provider would keep it, and against the number of places. In half of them a workload of High risk has a reserve.
+
+mod reserves;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use super::bucket::Bucket;
 use super::holding::{Holding, Places, Waiting};
 use super::ledger::{Ledger, Limit};
 use super::lessee::Lessee;
+use super::reserve::Reserve;
 use super::*;
 
 const HISTORIES: u64 = 10_000;
@@ -69,6 +72,8 @@ struct Router {
     requests: Holding,
     places: Places,
     in_flight: u32,
+    /// Requests that wait, of which it tells.
+    waiting: Waiting,
     answered: u64,
     draining: bool,
     cut: [bool; 2],
@@ -83,6 +88,7 @@ struct Request {
     incarnation: u64,
     reserved: u64,
     used: u64,
+    reserve: Option<usize>,
     /// In flight where no leader can know of it any more.
     unknown: bool,
 }
@@ -105,6 +111,8 @@ struct World {
     longest: u64,
     /// How slowly events follow each other.
     pace: u64,
+    /// The reserve of a workload, in 1e-9; 0: none.
+    reserve: u64,
     routers: Vec<Router>,
     leader: Option<Ledger>,
     leader_clock: Clock,
@@ -124,8 +132,22 @@ fn key(kind: Kind) -> Key {
     Key { scope: Scope::Account, name: "p".into(), kind }
 }
 
+impl Router {
+    /// A request asks for so much.
+    fn note(&mut self, amount: u64, high: bool, reserve: bool) {
+        let reserve = (high && reserve).then_some(0);
+        self.amounts.ask(amount, high, reserve);
+        self.requests.ask(1, high, reserve);
+    }
+}
+
 impl World {
     fn new(history: u64) -> Self {
+        Self::with(history, |_| {})
+    }
+
+    /// One whose limits are set before it begins.
+    fn with(history: u64, set: impl FnOnce(&mut Self)) -> Self {
         let mut dice = Dice(history);
         let begin = Instant::now() + Duration::from_secs(1_000);
         let limit = if dice.chance(50) { 1 + dice.roll(300) } else { 1 + dice.roll(200_000) };
@@ -139,6 +161,7 @@ impl World {
             most: 1 + u32::try_from(dice.roll(6)).unwrap(),
             longest: (3 + dice.roll(7)) * 1_000 * MS,
             pace: [1, 1, 2, 4][usize::try_from(dice.roll(4)).unwrap()],
+            reserve: if dice.chance(50) { 0 } else { 1 + dice.roll(900_000_000) },
             routers: Vec::new(),
             leader: None,
             leader_clock,
@@ -153,10 +176,17 @@ impl World {
             calm: false,
             dice,
         };
+        set(&mut world);
+        world.provider = Bucket::new(world.limit, begin);
         for _ in 0..=world.dice.roll(world.most.into()) {
             world.start();
         }
         world
+    }
+
+    fn reserves(&self) -> Vec<Reserve> {
+        let reserve = Reserve { workload: "review".into(), nanos: self.reserve };
+        if self.reserve > 0 { vec![reserve] } else { Vec::new() }
     }
 
     fn start(&mut self) {
@@ -168,7 +198,7 @@ impl World {
         let now = clock.at(self.now);
         let pod = self.incarnations.to_string();
         let id = RouterId { namespace: "ai".into(), policy: "chat".into(), pod, incarnation: self.incarnations };
-        let router = Router {
+        let mut router = Router {
             id,
             clock,
             lessee: Lessee::new(now),
@@ -176,6 +206,7 @@ impl World {
             requests: Holding::leased(self.requests_limit, self.most, Count::Minute, now),
             places: Places::leased(self.places, self.most, now, Duration::from_micros(self.longest)),
             in_flight: 0,
+            waiting: Waiting::default(),
             answered: 0,
             draining: false,
             cut: [false; 2],
@@ -183,6 +214,10 @@ impl World {
             confirmed: 0,
             served: self.now,
         };
+        let reserves = self.reserves();
+        router.amounts.reserve(&reserves, now);
+        router.requests.reserve(&reserves, now);
+        router.places.reserve(&reserves);
         self.routers.push(router);
     }
 
@@ -208,8 +243,15 @@ impl World {
             self.leader_clock = Clock::new(self.begin, &mut self.dice);
             let since = self.leader_clock.at(now);
             let mut leader = Ledger::new(since, self.epoch);
-            let limit =
-                |kind, limit| Limit { namespace: "ai".into(), policy: None, key: key(kind), limit, most: self.most };
+            let reserves: Vec<_> = self.reserves().into_iter().map(|reserve| ("chat".into(), reserve)).collect();
+            let limit = |kind, limit| Limit {
+                namespace: "ai".into(),
+                policy: None,
+                key: key(kind),
+                limit,
+                most: self.most,
+                reserves: reserves.clone(),
+            };
             leader.set_limits(
                 [
                     limit(Kind::Tokens, self.limit),
@@ -235,7 +277,8 @@ impl World {
             if let Some(router) = router {
                 router.in_flight -= 1;
                 router.amounts.fill(router.clock.at(now));
-                router.amounts.settle(request.reserved, request.used);
+                router.amounts.settle_as(request.reserved, request.used, request.reserve);
+                router.places.leave(request.reserve);
                 self.provider.put(request.reserved - request.used);
             }
         }
@@ -256,10 +299,10 @@ impl World {
         router.next_report = self.now + (1_000 + jitter) * MS;
         let (now, in_flight) = (router.clock.at(self.now), router.in_flight);
         let report = router.lessee.next();
-        let amounts = router.amounts.claim(&key(Kind::Tokens), (report, router.answered), Waiting::default(), now);
-        let numbers = (report, router.answered);
-        let requests = router.requests.claim(&key(Kind::Requests), numbers, Waiting::default(), now);
-        let places = router.places.claim(&key(Kind::Concurrency), numbers, (in_flight, 0, 0), now);
+        let (numbers, waiting) = ((report, router.answered), router.waiting);
+        let amounts = router.amounts.claim(&key(Kind::Tokens), numbers, waiting, now);
+        let requests = router.requests.claim(&key(Kind::Requests), numbers, waiting, now);
+        let places = router.places.claim(&key(Kind::Concurrency), numbers, (in_flight, waiting), now);
         let report = router.lessee.report(amounts.into_iter().chain(requests).chain(places).collect(), now);
         if !router.cut[0] {
             let message = Message::Report(router.id.clone(), report);
@@ -312,20 +355,27 @@ impl World {
         }
     }
 
-    /// A request of so much for so long; it uses a part of it.
+    /// A request of so much for so long; it uses a part of it. It is one of High risk, or of Low.
     fn ask(&mut self, place: usize, amount: u64, used: u64, time: u64) -> bool {
         // In calm nothing is urgent: that may leave nothing for the rest.
-        let urgent = !self.calm && self.dice.chance(20);
+        let high = !self.calm && self.dice.chance(20);
+        self.routers[place].note(amount, high, self.reserve > 0);
+        self.try_ask(place, amount, used, time, high)
+    }
+
+    /// As [`ask`](Self::ask), for one that has asked.
+    fn try_ask(&mut self, place: usize, amount: u64, used: u64, time: u64, high: bool) -> bool {
+        let reserve = (high && self.reserve > 0).then_some(0);
         let router = &mut self.routers[place];
         let now = router.clock.at(self.now);
         router.amounts.fill(now);
         router.requests.fill(now);
         router.places.fill(now);
-        router.amounts.ask(amount, urgent);
-        router.requests.ask(1, urgent);
-        let (room, may) =
-            (router.amounts.wait(amount) == Some(Duration::ZERO), router.requests.wait(1) == Some(Duration::ZERO));
-        let free = router.in_flight < router.places.most();
+        let wait = |held: &Holding, amount| if high { held.wait(amount) } else { held.wait_beside_reserves(amount) };
+        let room = wait(&router.amounts, amount) == Some(Duration::ZERO);
+        let may = wait(&router.requests, 1) == Some(Duration::ZERO);
+        let places = &router.places;
+        let free = if high { places.free(router.in_flight) } else { places.free_beside_reserves(router.in_flight) } > 0;
         if !room {
             router.amounts.lack(amount);
         }
@@ -333,24 +383,24 @@ impl World {
             router.requests.lack(1);
         }
         if !free {
-            router.places.lack();
+            router.places.lack(reserve);
         }
         if !room || !may || !free {
-            router.places.filled(router.in_flight + 1);
+            router.places.turned_away(router.in_flight + 1, reserve);
             return false;
         }
-        router.requests.take(1);
-        if self.dice.chance(3) {
+        router.requests.take_as(1, reserve);
+        if self.dice.chance(3) && !self.calm {
             // Nobody could be asked.
-            router.requests.put(1);
+            router.requests.settle_as(1, 0, reserve);
             return false;
         }
-        router.amounts.take(amount);
+        router.amounts.take_as(amount, reserve);
         router.in_flight += 1;
-        router.places.filled(router.in_flight);
+        router.places.enter(router.in_flight, reserve);
         let until = self.now + router.clock.real(time);
         let incarnation = router.id.incarnation;
-        self.requests.push(Request { until, incarnation, reserved: amount, used, unknown: false });
+        self.requests.push(Request { until, incarnation, reserved: amount, used, reserve, unknown: false });
         // Fast clocks fill buckets faster.
         self.provider.fill(self.begin + Duration::from_micros(self.now * 1_005 / 1_000));
         assert_eq!(self.provider.wait(amount), Some(Duration::ZERO), "more than the limit of {}", self.limit);
@@ -432,9 +482,11 @@ impl World {
         self.routers.iter_mut().for_each(|router| router.cut = [false; 2]);
         let routers = self.routers.len() as u64;
         let asking = 1 + self.dice.roll(routers);
-        // Each one's part of three seconds.
-        let few = self.limit.min(self.requests_limit) / 20 / asking < 2;
-        if routers == 0 || few || u64::from(self.places) < u64::from(self.most) {
+        // Each one's part of three seconds; beside a full reserve less lies ready, and some of what is gained finds no room.
+        let least = if self.reserve > 0 { 4 } else { 2 };
+        let few = self.limit.min(self.requests_limit) / 20 / asking < least;
+        let places = self.places - reserve::places_left(self.places, [(self.reserve, 0)]);
+        if routers == 0 || few || places < self.most {
             return;
         }
         self.go(self.now + 15_000 * MS + 2 * self.longest);

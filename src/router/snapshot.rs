@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use super::admission::account::Account;
 use super::admission::budget::{Budget, Budgets};
 use super::admission::limiter::{Limiter, Scope};
-use super::admission::reserve::reserves;
 use super::admission::share::Share;
 use super::admission::store::Terms;
 use super::breaker::{Circuit, Rules};
@@ -29,6 +28,7 @@ use crate::api::types::{Risk, SecretKeyRef};
 use crate::lease::lessee;
 use crate::lease::{Claim, Grant, Key};
 use crate::routing::counts::{Counts, TierCounts};
+use crate::routing::lent::reserves;
 use crate::routing::source::secrets::Secrets;
 use crate::routing::table::{self, Backend, Client, FORMAT_VERSION, RoutingTable, Tier, hash};
 

@@ -196,7 +196,7 @@ impl Run<'_> {
         let asker = Asker { risk: route.risk, reserve };
         let deadline = instant(self.epoch, request.deadline);
         let room = &mut self.rooms[account];
-        let amounts = room.amounts(order, asker.risk);
+        let amounts = room.amounts(order, asker);
         match room.enter(amounts, asker, now, deadline) {
             room::Entry::In(_) => self.start(place, tier, Some((asker, amounts))),
             room::Entry::Refused(_) => Asked::Said(self.no_room(place)),

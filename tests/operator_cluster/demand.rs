@@ -1,5 +1,6 @@
 //! What requests come to, from router processes that answer them to the status of their policy: over restarts of both.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -21,20 +22,36 @@ use tokio_rustls::TlsAcceptor;
 use super::sync::{Fleet, Listening, Router, ready};
 use super::*;
 
+/// Requests at work at a provider: now, and the most that there were.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtWork {
+    pub now: usize,
+    pub most: usize,
+}
+
 /// Stands in for a provider: `unsure` is every second answer of the model `small`. Every answer is of 100 tokens of input
-/// and 10 of output.
+/// and 10 of output, or as many as the request allows.
 #[derive(Clone, Default)]
 pub struct Provider {
     asked: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
     /// Log probabilities of the answers of `small`, in turn. None: it says nothing of that.
     scores: &'static [f64],
+    /// How long an answer takes.
+    takes: Duration,
+    /// What is at work, by the `user` of requests.
+    pub at_work: Arc<Mutex<BTreeMap<String, AtWork>>>,
 }
 
 impl Provider {
     /// One whose answers of `small` have these log probabilities.
     pub fn with(scores: &'static [f64]) -> Self {
         Self { scores, ..Self::default() }
+    }
+
+    /// One whose answers take so long.
+    pub fn slow(takes: Duration) -> Self {
+        Self { takes, ..Self::default() }
     }
 
     /// Starts it, and gives its base URL and its certificate, which is signed by itself.
@@ -59,14 +76,28 @@ impl Provider {
         let Ok(stream) = acceptor.accept(stream).await else { return };
         let service = service_fn(move |request: Request<Incoming>| {
             let provider = self.clone();
-            async move { provider.answer(request.into_body().collect().await?.to_bytes()) }
+            async move {
+                let body: Value = serde_json::from_slice(&request.into_body().collect().await?.to_bytes()).unwrap();
+                provider.works(&body, 1);
+                tokio::time::sleep(provider.takes).await;
+                provider.works(&body, -1);
+                provider.answer(&body)
+            }
         });
         // It ends with the router.
         let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
 
-    fn answer(&self, body: Bytes) -> Result<Response<Full<Bytes>>, hyper::Error> {
-        let request: Value = serde_json::from_slice(&body).unwrap();
+    fn works(&self, request: &Value, more: isize) {
+        let mut at_work = self.at_work.lock().unwrap();
+        for who in ["all", request["user"].as_str().unwrap_or_default()] {
+            let at_work = at_work.entry(who.to_owned()).or_default();
+            at_work.now = at_work.now.checked_add_signed(more).unwrap();
+            at_work.most = at_work.most.max(at_work.now);
+        }
+    }
+
+    fn answer(&self, request: &Value) -> Result<Response<Full<Bytes>>, hyper::Error> {
         let small = request["model"] == "small";
         let turn = if small { self.asked.fetch_add(1, Ordering::SeqCst) } else { 0 };
         let text = if turn % 2 == 1 { "unsure" } else { "refund" };
@@ -76,7 +107,8 @@ impl Provider {
             let token = json!({"token": text, "logprob": self.scores[turn % self.scores.len()], "top_logprobs": []});
             choice["logprobs"] = json!({"content": [token]});
         }
-        let usage = json!({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110});
+        let output = request["max_tokens"].as_u64().unwrap_or(10);
+        let usage = json!({"prompt_tokens": 100, "completion_tokens": output, "total_tokens": 100 + output});
         let answer = json!({
             "id": "a", "object": "chat.completion", "created": 1, "model": request["model"], "choices": [choice], "usage": usage,
         });

@@ -69,7 +69,7 @@ async fn portfolio(client: &Client, ns: &str, url: &str) -> Api<ModelTier> {
     Api::namespaced(client.clone(), ns)
 }
 
-async fn exchange(address: SocketAddr, request: String) -> Option<String> {
+pub async fn exchange(address: SocketAddr, request: String) -> Option<String> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut reply = String::new();

@@ -15,15 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ASSUMED_TOKENS;
+use super::lent::Lent;
 use super::limiter::{Demand, Kind};
 use super::queue::Ticket;
-use super::reserve::{Reserve, kept_places};
-use super::room::{Again, Amounts, Entry, KINDS, LENT, Lack, Room, kept_of, limits};
+use super::room::{Again, Amounts, COUNTED, Entry, Lack, Room};
 pub use super::room::{Asker, Order};
 use super::share::Share;
 use super::store::{Counted, Store, Terms as StoreTerms};
-use crate::lease::holding::{Holding, Places, Taken, Waiting as Waits};
+use crate::lease::holding::{Holding, Taken, Waiting as Waits};
 use crate::lease::lessee::Terms;
+use crate::lease::reserve::Reserve;
 use crate::lease::{self, Claim, Grant, Key, Scope};
 use crate::router::answer::Usage;
 use crate::router::body::Peek;
@@ -92,12 +93,9 @@ impl Account {
         let before = before.filter(|before| share.is_lent() && before.share.is_lent());
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
         lock(&state).set(&quota, share, &reserves, now);
-        let mut kinds = KINDS.into_iter();
-        let taken = limits(&quota).map(|limit| {
-            let kind = kinds.next().filter(|_| limit.is_some() && share.is_lent())?;
-            Some(metrics.lease("account", name, kind))
-        });
-        let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
+        let lent = |limit: Option<u64>| limit.filter(|_| share.is_lent());
+        let taken = COUNTED.map(|it| lent((it.limit)(&quota)).map(|_| metrics.lease("account", name, it.kind)));
+        let kinds = COUNTED.map(|it| it.kind).into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
         let store = known.or_else(|| store.map(|terms| Store::new(name, terms, &reserves, metrics)));
         let metrics = metrics.account(name, kinds);
         Arc::new(Self { name: name.to_owned(), quota, share, reserves, state, store, metrics, taken })
@@ -128,8 +126,12 @@ impl Account {
             && amounts.iter_mut().flatten().all(fills)
     }
 
-    fn key(&self, kind: lease::Kind) -> Key {
-        Key { scope: Scope::Account, name: self.name.clone(), kind }
+    fn lent<'s>(
+        &'s self,
+        room: &'s mut Room,
+    ) -> Lent<'s, impl Iterator<Item = (lease::Kind, &'s mut Option<Holding>)>> {
+        let amounts = COUNTED.into_iter().map(|it| it.lent).zip(&mut room.amounts);
+        Lent { scope: Scope::Account, name: &self.name, amounts, places: &mut room.places }
     }
 
     /// What a report says of what is lent; see [`Holding::claim`].
@@ -138,19 +140,10 @@ impl Account {
             return;
         }
         let mut state = self.state();
-        let Room { amounts, places, in_flight, held, queue } = &mut *state;
-        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
-        let urgent = u64::try_from(queue.urgent()).unwrap_or(u64::MAX);
-        for (at, (holding, kind)) in amounts.iter_mut().zip(LENT).enumerate() {
-            let Some(holding) = holding else { continue };
-            let waiting = Waits { waiting: waiting.into(), urgent, kept: kept_of(holding, held, at) };
-            claims.extend(holding.claim(&self.key(kind), numbers, waiting, now));
-        }
-        if let Some(places) = places {
-            places.fill(now);
-            let numbers_of = (*in_flight, waiting, kept_places(held, places.most()));
-            claims.extend(places.claim(&self.key(lease::Kind::Concurrency), numbers, numbers_of, now));
-        }
+        let few = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let waiting = Waits { all: few(state.queue.len()), urgent: few(state.queue.urgent()) };
+        let in_flight = state.in_flight;
+        self.lent(&mut state).claim(numbers, (in_flight, waiting), now, claims);
     }
 
     /// Puts what the leader answers in force, which may let in who waits here. Returns in what time to report again, if that
@@ -165,20 +158,14 @@ impl Account {
             return None;
         }
         let mut state = self.state();
-        let held = state.amounts.iter_mut().zip(LENT);
-        let apply = |(held, kind): (&mut Option<Holding>, _)| held.as_mut()?.apply(grant(&self.key(kind)), terms, now);
-        let amounts = held.filter_map(apply).min();
-        let key = self.key(lease::Kind::Concurrency);
-        let places = state.places.as_mut().and_then(|held| held.apply(grant(&key), terms, now));
+        let soon = self.lent(&mut state).apply(grant, terms, now);
         state.queue.ring();
-        amounts.into_iter().chain(places).min()
+        soon
     }
 
     /// The router is about to stop: it lives on what it was lent.
     pub fn drain(&self) {
-        let mut state = self.state();
-        state.amounts.iter_mut().flatten().for_each(Holding::drain);
-        state.places.iter_mut().for_each(Places::drain);
+        self.lent(&mut self.state()).drain();
     }
 
     /// The place of a workload's reserve.
@@ -232,7 +219,7 @@ impl Account {
         let begin = tokio::time::Instant::now();
         let (amounts, ticket, give_up) = {
             let mut state = self.state();
-            let amounts = state.amounts(order, asker.risk);
+            let amounts = state.amounts(order, asker);
             match state.enter(amounts, asker, begin.into_std(), deadline.into_std()) {
                 Entry::In(taken) => return Ok(self.permit(asker.reserve, amounts, taken)),
                 Entry::Refused(lack) => return Err(self.refuse(&lack)),
@@ -473,8 +460,8 @@ mod tests {
     /// As [`Account::admit`] for one that does not wait, at a time of the test's own.
     fn try_admit(account: &Arc<Account>, order: Order, asker: Asker, now: Instant) -> Option<Permit> {
         let mut state = account.state();
-        let amounts = state.amounts(order, asker.risk);
-        state.lack(asker.risk, amounts, now).is_none().then(|| {
+        let amounts = state.amounts(order, asker);
+        state.lack(asker, amounts, now).is_none().then(|| {
             let taken = state.take(asker.reserve, amounts);
             account.permit(asker.reserve, amounts, taken)
         })
@@ -515,7 +502,7 @@ mod tests {
             let account = reserved(limits, parts);
             let mut now = Instant::now();
             // What each workload has left of its reserve, counted apart.
-            let mut own = parts.map(|nanos| (Bucket::part(requests, nanos, now), Bucket::part(tokens, nanos, now), 0_u64));
+            let mut own = parts.map(|nanos| (Bucket::part_of(requests, requests, nanos, now), Bucket::part_of(tokens, tokens, nanos, now), 0_u64));
             let mut open: Vec<(Permit, Option<usize>, u64)> = Vec::new();
             for (pause, who, input, output, part, ends) in events {
                 now += Duration::from_millis(pause);

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::lent::Lent;
 use super::share::Share;
 use super::standing::{Level, Standing};
 use crate::lease::holding::{Holding, Places, Waiting};
@@ -181,23 +182,22 @@ impl Limiter {
         lock(&self.state)
     }
 
-    fn key(&self, kind: lease::Kind) -> Key {
-        Key { scope: self.scope.lent(), name: self.name.clone(), kind }
+    fn lent<'s>(
+        &'s self,
+        state: &'s mut State,
+    ) -> Lent<'s, impl Iterator<Item = (lease::Kind, &'s mut Option<Holding>)>> {
+        let State { requests, tokens, places, .. } = state;
+        let amounts = [(lease::Kind::Requests, requests), (lease::Kind::Tokens, tokens)];
+        Lent { scope: self.scope.lent(), name: &self.name, amounts: amounts.into_iter(), places }
     }
 
     /// What a report says of what is lent; see [`Holding::claim`].
     pub fn claim(&self, numbers: (u64, u64), now: Instant, claims: &mut Vec<Claim>) {
-        if !self.share.is_lent() {
-            return;
+        if self.share.is_lent() {
+            let mut state = self.state();
+            let in_flight = state.in_flight;
+            self.lent(&mut state).claim(numbers, (in_flight, Waiting::default()), now, claims);
         }
-        let mut state = self.state();
-        let State { requests, tokens, places, in_flight } = &mut *state;
-        for (holding, kind) in [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)] {
-            let claim = holding.as_mut().and_then(|held| held.claim(&self.key(kind), numbers, Waiting::default(), now));
-            claims.extend(claim);
-        }
-        let key = self.key(lease::Kind::Concurrency);
-        claims.extend(places.as_mut().and_then(|held| held.claim(&key, numbers, (*in_flight, 0, 0), now)));
     }
 
     /// Puts what the leader answers in force. Returns in what time to report again, if that is to be soon.
@@ -210,22 +210,12 @@ impl Limiter {
         if !self.share.is_lent() {
             return None;
         }
-        let mut state = self.state();
-        let State { requests, tokens, places, .. } = &mut *state;
-        let held = [(requests, lease::Kind::Requests), (tokens, lease::Kind::Tokens)].into_iter();
-        let apply = |(held, kind): (&mut Option<Holding>, _)| held.as_mut()?.apply(grant(&self.key(kind)), terms, now);
-        let amounts = held.filter_map(apply).min();
-        let key = self.key(lease::Kind::Concurrency);
-        let places = places.as_mut().and_then(|held| held.apply(grant(&key), terms, now));
-        amounts.into_iter().chain(places).min()
+        self.lent(&mut self.state()).apply(grant, terms, now)
     }
 
     /// The router is about to stop: it lives on what it was lent.
     pub fn drain(&self) {
-        let mut state = self.state();
-        let State { requests, tokens, places, .. } = &mut *state;
-        [requests, tokens].into_iter().flatten().for_each(Holding::drain);
-        places.iter_mut().for_each(Places::drain);
+        self.lent(&mut self.state()).drain();
     }
 
     /// Takes a request, or says which limit has no room for it.
@@ -240,8 +230,8 @@ impl Limiter {
         }
         places.iter_mut().for_each(|held| held.fill(now));
         let amount = demand.of(tokens.as_ref().map_or(u64::MAX, Holding::most));
-        requests.iter_mut().for_each(|held| held.ask(1, false));
-        tokens.iter_mut().for_each(|held| held.ask(amount, false));
+        requests.iter_mut().for_each(|held| held.ask(1, false, None));
+        tokens.iter_mut().for_each(|held| held.ask(amount, false, None));
         let full = places.as_ref().is_some_and(|held| *in_flight >= held.most());
         let refused = self.most_in_the_way(requests.as_ref(), tokens.as_ref(), full, amount);
         match refused.as_ref().map(|refusal| refusal.kind) {
@@ -253,14 +243,14 @@ impl Limiter {
                     let Some(taken) = held.as_mut().map(|held| held.take(amount)) else { continue };
                     metrics.iter().for_each(|metrics| metrics.taken(taken));
                 }
-                places.iter_mut().for_each(|held| held.filled(*in_flight));
+                places.iter_mut().for_each(|held| held.enter(*in_flight, None));
             }
-            Some(Kind::Concurrency) => places.iter_mut().for_each(Places::lack),
+            Some(Kind::Concurrency) => places.iter_mut().for_each(|held| held.lack(None)),
             Some(Kind::Requests) => requests.iter_mut().for_each(|held| held.lack(1)),
             Some(_) => tokens.iter_mut().for_each(|held| held.lack(amount)),
         }
         if refused.is_some() {
-            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
+            places.iter_mut().for_each(|held| held.turned_away(in_flight.saturating_add(1), None));
         }
         let standing = self.standing(requests.as_ref(), tokens.as_ref());
         drop(state);

@@ -14,11 +14,11 @@ pub mod account;
 pub mod budget;
 pub mod budget_file;
 pub mod escalations;
+mod lent;
 #[cfg(test)]
 mod lent_tests;
 pub mod limiter;
 pub mod queue;
-pub mod reserve;
 pub mod room;
 pub mod share;
 pub mod standing;

@@ -7,20 +7,33 @@ use std::time::{Duration, Instant};
 
 use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
 use super::queue::{Queue, Ticket, patience};
-use super::reserve::{Held, Reserve, kept, leaves_places};
 use super::share::Share;
 use crate::api::types::Risk;
-use crate::lease::bucket::whole;
 use crate::lease::holding::{Holding, Places, Taken};
+use crate::lease::reserve::Reserve;
 use crate::lease::{self, Count, Scope};
 use crate::routing::table::Quota;
 
-/// What is counted a minute, in the order in which it is kept.
-pub(super) const KINDS: [Kind; 4] = [Kind::Requests, Kind::Tokens, Kind::InputTokens, Kind::OutputTokens];
+/// One of what is counted a minute.
+pub(super) struct Counted {
+    pub(super) kind: Kind,
+    /// The same, as the operator knows it.
+    pub(super) lent: lease::Kind,
+    /// The limit that a quota sets.
+    pub(super) limit: fn(&Quota) -> Option<u64>,
+}
 
-/// The same, as the operator knows it.
-pub(super) const LENT: [lease::Kind; 4] =
-    [lease::Kind::Requests, lease::Kind::Tokens, lease::Kind::InputTokens, lease::Kind::OutputTokens];
+/// What is counted a minute, in the order in which it is kept.
+pub(super) const COUNTED: [Counted; 4] = [
+    Counted { kind: Kind::Requests, lent: lease::Kind::Requests, limit: |quota| quota.requests_per_minute },
+    Counted { kind: Kind::Tokens, lent: lease::Kind::Tokens, limit: |quota| quota.tokens_per_minute },
+    Counted { kind: Kind::InputTokens, lent: lease::Kind::InputTokens, limit: |quota| quota.input_tokens_per_minute },
+    Counted {
+        kind: Kind::OutputTokens,
+        lent: lease::Kind::OutputTokens,
+        limit: |quota| quota.output_tokens_per_minute,
+    },
+];
 
 /// What a request takes of each of the four: requests, tokens, tokens of input, tokens of output.
 pub type Amounts = [u64; 4];
@@ -92,8 +105,6 @@ pub struct Room {
     pub(super) amounts: [Option<Holding>; 4],
     pub(super) places: Option<Places>,
     pub(super) in_flight: u32,
-    /// What is left of the reserves, in their order.
-    pub(super) held: Vec<Held>,
     /// Who waits.
     pub queue: Queue,
 }
@@ -101,29 +112,21 @@ pub struct Room {
 impl Room {
     /// Puts a quota and reserves in force. What is lent outlives every change.
     pub fn set(&mut self, quota: &Quota, share: Share, reserves: &[Reserve], now: Instant) {
-        let limits = limits(quota);
-        let counts = LENT.map(|kind| Count::of(Scope::Account, kind));
-        for ((held, limit), count) in self.amounts.iter_mut().zip(limits).zip(counts) {
-            share.amount(limit, count, held, now);
+        for (held, counted) in self.amounts.iter_mut().zip(COUNTED) {
+            share.amount((counted.limit)(quota), Count::of(Scope::Account, counted.lent), held, now);
+            held.iter_mut().for_each(|held| held.reserve(reserves, now));
         }
         share.places(quota.max_concurrent, &mut self.places, now);
-        let held = |reserve: &Reserve| {
-            let mut counts = counts.into_iter();
-            let kept = |limit: Option<u64>| {
-                let count = counts.next();
-                Some(share.reserve(limit?, count?, reserve.nanos, now))
-            };
-            Held::new(reserve, limits.map(kept))
-        };
-        self.held = reserves.iter().map(held).collect();
+        self.places.iter_mut().for_each(|places| places.reserve(reserves));
     }
 
     /// What a request takes of each. What is only assumed never makes it too large.
-    pub fn amounts(&mut self, order: Order, risk: Risk) -> Amounts {
-        let most = |at: usize| self.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, Holding::most);
+    pub fn amounts(&mut self, order: Order, Asker { risk, reserve }: Asker) -> Amounts {
+        let most = if risk == Risk::Low { Holding::most_beside_reserves } else { Holding::most };
+        let most = |at: usize| self.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, most);
         let amounts = order.amounts([most(1), most(3)]);
         for (held, amount) in self.amounts.iter_mut().zip(amounts) {
-            held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High));
+            held.iter_mut().for_each(|held| held.ask(amount, risk == Risk::High, reserve));
         }
         amounts
     }
@@ -133,7 +136,7 @@ impl Room {
         let Asker { risk, reserve } = asker;
         // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
         let give_up = now + patience(risk).time.min(deadline.saturating_duration_since(now) / 2);
-        let lack = match self.lack(risk, amounts, now) {
+        let lack = match self.lack(asker, amounts, now) {
             None if !self.queue.has_before(risk) => {
                 return Entry::In(self.take(reserve, amounts));
             }
@@ -151,7 +154,7 @@ impl Room {
     /// What becomes of a request that waits until `give_up` at most.
     pub fn again(&mut self, ticket: &Ticket, give_up: Instant, amounts: Amounts, asker: Asker, now: Instant) -> Again {
         let first = self.queue.is_first(ticket);
-        let (lack, look_again) = match self.lack(asker.risk, amounts, now) {
+        let (lack, look_again) = match self.lack(asker, amounts, now) {
             None if first => {
                 return Again::In(self.take(asker.reserve, amounts));
             }
@@ -164,51 +167,49 @@ impl Room {
         if now >= give_up { Again::GivenUp(lack) } else { Again::Waits(look_again) }
     }
 
-    pub(super) fn lack(&mut self, risk: Risk, asked: Amounts, now: Instant) -> Option<Lack> {
-        let Self { amounts, places, in_flight, held, .. } = self;
-        held.iter_mut().for_each(|held| held.fill(now));
+    pub(super) fn lack(&mut self, asker: Asker, asked: Amounts, now: Instant) -> Option<Lack> {
+        let Self { amounts, places, in_flight, .. } = self;
+        let Asker { risk, reserve } = asker;
         // Only Low has to leave what is reserved.
-        let held = if risk == Risk::Low { held.as_slice() } else { &[] };
+        let leaves = risk == Risk::Low;
         let mut found: Option<Lack> = None;
         if let Some(places) = places {
             places.fill(now);
-            let most = places.most();
-            if !leaves_places(held, most, *in_flight) {
-                let kind = if *in_flight < most { Kind::Reserve } else { Kind::Concurrency };
-                places.lack();
+            let free = places.free(*in_flight);
+            if free == 0 || leaves && places.free_beside_reserves(*in_flight) == 0 {
+                let kind = if free > 0 { Kind::Reserve } else { Kind::Concurrency };
+                places.lack(reserve);
                 found = Some(Lack { kind, wait: Some(UNTIL_A_SLOT) });
             }
         }
-        for (at, ((holding, amount), kind)) in amounts.iter_mut().zip(asked).zip(KINDS).enumerate() {
+        for ((holding, amount), Counted { kind, .. }) in amounts.iter_mut().zip(asked).zip(COUNTED) {
             let Some(holding) = holding else { continue };
             holding.fill(now);
-            let wait = holding.wait_beside(amount, kept_of(holding, held, at));
+            let wait = if leaves { holding.wait_beside_reserves(amount) } else { holding.wait(amount) };
             if wait == Some(Duration::ZERO) {
                 continue;
             }
-            holding.lack(amount);
+            // Nobody could lend what it never holds.
+            wait.into_iter().for_each(|_| holding.lack(amount));
             let kind = if holding.wait(amount) == Some(Duration::ZERO) { Kind::Reserve } else { kind };
             if found.as_ref().is_none_or(|old| wait.is_none() || old.wait.is_some() && wait > old.wait) {
                 found = Some(Lack { kind, wait });
             }
         }
         if found.is_some() {
-            places.iter_mut().for_each(|held| held.filled(in_flight.saturating_add(1)));
+            places.iter_mut().for_each(|held| held.turned_away(in_flight.saturating_add(1), reserve));
         }
         found
     }
 
     pub(super) fn take(&mut self, reserve: Option<usize>, amounts: Amounts) -> [Taken; 4] {
         self.in_flight += 1;
-        if let Some(held) = reserve.and_then(|reserve| self.held.get_mut(reserve)) {
-            held.take(amounts);
-        }
         let mut taken = [Taken::default(); 4];
         for ((held, amount), taken) in self.amounts.iter_mut().zip(amounts).zip(&mut taken) {
-            *taken = held.as_mut().map_or_else(Taken::default, |held| held.take(amount));
+            *taken = held.as_mut().map_or_else(Taken::default, |held| held.take_as(amount, reserve));
         }
         let in_flight = self.in_flight;
-        self.places.iter_mut().for_each(|held| held.filled(in_flight));
+        self.places.iter_mut().for_each(|held| held.enter(in_flight, reserve));
         taken
     }
 
@@ -228,22 +229,10 @@ impl Room {
     /// A request ended that took `reserved` and used `used`. Whoever is first in the queue is told.
     pub fn close(&mut self, reserve: Option<usize>, reserved: Amounts, used: Amounts) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(held) = reserve.and_then(|reserve| self.held.get_mut(reserve)) {
-            held.close(reserved, used);
-        }
+        self.places.iter_mut().for_each(|held| held.leave(reserve));
         for ((held, reserved), used) in self.amounts.iter_mut().zip(reserved).zip(used) {
-            held.iter_mut().for_each(|held| held.settle(reserved, used));
+            held.iter_mut().for_each(|held| held.settle_as(reserved, used, reserve));
         }
         self.queue.ring();
     }
-}
-
-/// What reserves keep of a holding. Of a few seconds' worth they keep whole ones: a part of one would keep the next one too.
-pub(super) fn kept_of(holding: &Holding, held: &[Held], kind: usize) -> i128 {
-    let kept = kept(held, kind);
-    if holding.counts_minutes() { whole(kept) } else { kept }
-}
-
-pub(super) const fn limits(quota: &Quota) -> [Option<u64>; 4] {
-    [quota.requests_per_minute, quota.tokens_per_minute, quota.input_tokens_per_minute, quota.output_tokens_per_minute]
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::lease::Count;
-use crate::lease::bucket::Bucket;
 use crate::lease::holding::{Holding, Places};
 use crate::routing::RoutingTable;
 
@@ -54,15 +53,6 @@ impl Share {
         match self {
             Self::Part(routers) => (most / routers.max(1)).max(1),
             Self::Lease { .. } => most,
-        }
-    }
-
-    /// What a reserve of a part, in 1e-9, keeps of a limit at this router: of what it may count on.
-    #[must_use]
-    pub(super) fn reserve(self, limit: u64, count: Count, nanos: u64, now: Instant) -> Bucket {
-        match self {
-            Self::Part(_) => Bucket::part(limit, nanos, now),
-            Self::Lease { most, .. } => Bucket::of_lent(limit, most, count, nanos, now),
         }
     }
 

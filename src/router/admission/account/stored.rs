@@ -28,7 +28,7 @@ impl Account {
         // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
         let give_up = begin + patience(asker.risk).time.min(deadline.saturating_duration_since(begin) / 2);
         let asked = store.amounts(order);
-        let here = self.state().amounts(order, asker.risk);
+        let here = self.state().amounts(order, asker);
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let turn = {

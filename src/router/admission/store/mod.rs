@@ -22,9 +22,9 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, mpsc};
 
-use super::reserve::Reserve;
 use super::room::{Amounts, Asker, Lack, Order};
 use crate::api::types::SecretKeyRef;
+use crate::lease::reserve::Reserve;
 use crate::router::metrics::{Metrics, StoreMetrics};
 use crate::router::secret_problem::SecretProblem;
 use crate::routing::source::secrets::Secrets;

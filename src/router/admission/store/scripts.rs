@@ -10,9 +10,9 @@ use redis::{RedisResult, Script, ScriptInvocation};
 use super::Terms;
 use super::book::News;
 use crate::api::types::Risk;
+use crate::lease::reserve::Reserve;
 use crate::router::admission::limiter::{Kind, UNTIL_A_SLOT};
-use crate::router::admission::reserve::Reserve;
-use crate::router::admission::room::{Amounts, Asker, KINDS, Lack, limits};
+use crate::router::admission::room::{Amounts, Asker, COUNTED, Lack};
 
 static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), include_str!("take.lua"))));
@@ -42,7 +42,7 @@ impl Limits {
         Self {
             keys: of("").into_iter().chain(reserved).collect(),
             longest: u64::try_from(terms.longest.as_millis()).unwrap_or(u64::MAX),
-            limits: limits(&terms.quota).into_iter().map(number).chain([at_work]).collect(),
+            limits: COUNTED.map(|it| number((it.limit)(&terms.quota))).into_iter().chain([at_work]).collect(),
             parts: reserves.iter().map(|reserve| reserve.nanos).collect(),
         }
     }
@@ -91,7 +91,7 @@ pub(super) async fn take(limits: &Limits, asks: &Asks<'_>, connection: &Multiple
     call.arg(*id).arg(limits.longest).arg(risk).arg(own).arg(patience);
     call.arg(&limits.limits).arg(&amounts[..]).arg(&limits.parts);
     let (lack, wait, free): (usize, i64, u8) = call.invoke_async(&mut connection.clone()).await?;
-    let kinds = KINDS.into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
+    let kinds = COUNTED.map(|it| it.kind).into_iter().chain([Kind::Concurrency, Kind::Reserve, Kind::Queue]);
     let wait = match u64::try_from(wait) {
         Err(_) => None,
         Ok(0) => Some(UNTIL_A_SLOT),
