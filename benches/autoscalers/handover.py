@@ -1,5 +1,5 @@
 """The autoscaler of a pool changes under load: HorizontalPodAutoscaler, External, HorizontalPodAutoscaler. The audit log says
-whether a replica was ever taken away that whoever scaled had not given up. With KEDA between them: `keda.py`.
+whether a replica was ever taken away that whoever scaled had not given up.
 
 `make handover` runs it on a cluster of its own. The series goes to target/e2e/handover.json, drawn in handover.svg beside it.
 """
