@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,9 +40,8 @@ pub enum Failed {
 type Idle = Vec<(Connection, Instant)>;
 
 /// The pool of one core.
-#[derive(Clone)]
 pub struct Pool {
-    idle: Rc<RefCell<HashMap<u64, Idle>>>,
+    idle: RefCell<HashMap<u64, Idle>>,
     tls: Arc<ClientConfig>,
 }
 
@@ -61,7 +59,7 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { idle: Rc::default(), tls }
+        Self { idle: RefCell::default(), tls }
     }
 
     fn take(&self, endpoint: &Endpoint) -> Option<Connection> {
