@@ -200,7 +200,8 @@ def predicted(smallfirst: Path, slots: int, fit: dict[str, float], rate: float, 
     outputs = [call.output for call in calls]
     mean = statistics.fmean(outputs)
     workload = {"rate": rate, "inputTokens": statistics.fmean(c.input for c in calls), "outputTokens": mean}
-    workload["variation"] = statistics.pvariance(outputs) / mean**2
+    # Every input is the same.
+    workload |= {"variation": statistics.pvariance(outputs) / mean**2, "inputVariation": 0}
     with tempfile.TemporaryDirectory(prefix="smallfirst-wait-") as name:
         pool, demand = Path(name) / "pool.yaml", Path(name) / "demand.json"
         pool.write_text(MANIFESTS % slots)

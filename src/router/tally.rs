@@ -47,6 +47,8 @@ struct Cells {
     input: AtomicU64,
     output: AtomicU64,
     output_squared: AtomicU64,
+    input_squared: AtomicU64,
+    input_output: AtomicU64,
     load: AtomicU64,
 }
 
@@ -75,13 +77,15 @@ impl Tally {
     /// Counts a call that was answered whole, in this time, by an endpoint that worked on so many calls meanwhile.
     pub fn answered(&self, time: Duration, concurrency: u64, usage: Usage) {
         let Some(cells) = self.bands.get(band_of(concurrency)) else { return };
-        let output = usage.completion;
+        let (input, output) = (usage.prompt.saturating_sub(usage.cached), usage.completion);
         for (cell, amount) in [
             (&cells.calls, 1),
             (&cells.micros, u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            (&cells.input, usage.prompt.saturating_sub(usage.cached)),
+            (&cells.input, input),
             (&cells.output, output),
             (&cells.output_squared, output.saturating_mul(output)),
+            (&cells.input_squared, input.saturating_mul(input)),
+            (&cells.input_output, input.saturating_mul(output)),
             (&cells.load, output.saturating_mul(concurrency)),
         ] {
             cell.fetch_add(amount, Relaxed);
@@ -107,6 +111,8 @@ impl Tally {
             input: read(&cells.input),
             output: read(&cells.output),
             output_squared: read(&cells.output_squared),
+            input_squared: read(&cells.input_squared),
+            input_output: read(&cells.input_output),
             load: read(&cells.load),
         };
         let mut bands: Vec<Band> = self.bands.iter().map(band).collect();
@@ -150,7 +156,16 @@ mod tests {
         assert_eq!(counts.rejected.len(), REASONS.len());
         assert!(counts.rejected.values().all(|count| *count == 1), "{:?}", counts.rejected);
         assert_eq!(counts.turned_away(), 4, "Cold, Degraded, Quota, RateLimited");
-        let band = Band { calls: 2, micros: 300_000, input: 120, output: 14, output_squared: 98, load: 49 };
+        let band = Band {
+            calls: 2,
+            micros: 300_000,
+            input: 120,
+            output: 14,
+            output_squared: 98,
+            input_squared: 7200,
+            input_output: 840,
+            load: 49,
+        };
         assert_eq!(counts.bands, [Band::default(), Band::default(), band]);
         drop(waits);
         assert_eq!(tally.counts(TierCounts::default()).queued, 0);

@@ -163,6 +163,12 @@ pub struct Band {
     /// Tokens of output, squared call by call.
     #[serde(skip_serializing_if = "is_zero")]
     pub output_squared: u64,
+    /// Those of input, squared call by call,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_squared: u64,
+    /// and times the tokens of output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_output: u64,
     /// Tokens of output times concurrency, call by call.
     #[serde(skip_serializing_if = "is_zero")]
     pub load: u64,
@@ -219,8 +225,16 @@ mod tests {
             steps: each().map(|step| (step, verdicts)).collect(),
             tiers: each().map(|tier| (tier, taken)).collect(),
         };
-        let band =
-            Band { calls: large, micros: large, input: large, output: large, output_squared: large, load: large };
+        let band = Band {
+            calls: large,
+            micros: large,
+            input: large,
+            output: large,
+            output_squared: large,
+            input_squared: large,
+            input_output: large,
+            load: large,
+        };
         let tier = TierCounts {
             failed: large,
             rejected: each().map(|reason| (reason, large)).collect(),

@@ -10,7 +10,7 @@ use super::Heard;
 use super::fading::{Fading, Pace};
 use super::mix::float;
 use crate::routing::counts::{Band, TierCounts};
-use crate::sizing::input::Service;
+use crate::sizing::input::{Service, Variation};
 
 /// The last hour, or a thousand calls.
 const PACE: Pace = Pace { time: 3600.0, least: 1000.0 };
@@ -27,9 +27,11 @@ const GAIN: f64 = 1.02;
 /// Bins of concurrency: one for each up to half of them, and wider ones above.
 const BINS: usize = 64;
 
-/// The sums of a bin: calls, seconds, tokens of output, tokens of output times concurrency, their squares call by call,
-/// and the normal equations of the least squares: x * x' (six) and x * seconds (three), x = (input, output, load).
-type Sums = Fading<14>;
+/// How many sums there are of a bin: calls, seconds, tokens of output, tokens of output times concurrency; the normal
+/// equations of the least squares, x * x' (six) and x * seconds (three), x = (input, output, load); tokens of input, and call
+/// by call output squared, input squared, input times output.
+const SUMS: usize = 17;
+type Sums = Fading<SUMS>;
 
 /// Calls of one tier.
 #[derive(Clone, Debug)]
@@ -85,6 +87,13 @@ impl Calls {
         let [calls, input, output, load] = [news.calls, news.input, news.output, news.load].map(float);
         let (seconds, load) = (float(news.micros) / 1e6, output.mul_add(others, load));
         let Some(sums) = self.bins.get_mut(if output > 0.0 { bin(load / output) } else { 0 }) else { return };
+        // An older router does not say how its inputs varied: as if exponentially, in step with the output.
+        let told = news.input == 0 || news.input_squared > 0;
+        let (input_squared, input_output) = if told {
+            (float(news.input_squared), float(news.input_output))
+        } else {
+            (2.0 * input * input / calls, 2.0 * input * output / calls)
+        };
         // The variance of a sum grows with its calls: each call weighs the same.
         let per = |a: f64, b: f64| a * b / calls;
         let more = [
@@ -92,7 +101,6 @@ impl Calls {
             seconds,
             output,
             load,
-            float(news.output_squared),
             per(input, input),
             per(input, output),
             per(input, load),
@@ -102,6 +110,10 @@ impl Calls {
             per(input, seconds),
             per(output, seconds),
             per(load, seconds),
+            input,
+            float(news.output_squared),
+            input_squared,
+            input_output,
         ];
         if known {
             sums.add(more, now, PACE);
@@ -157,11 +169,19 @@ impl Calls {
         (calls > 0.0).then(|| seconds / calls)
     }
 
-    /// Squared coefficient of variation of the tokens of output of a call. `None`: too few were seen.
+    /// How far calls differ in their tokens. `None`: too few were seen.
     #[must_use]
-    pub fn variation(&self) -> Option<f64> {
-        let [calls, _, output, _, squared, ..] = total(&self.bins);
-        (calls >= FEW && output > 0.0).then(|| (squared * calls / (output * output) - 1.0).max(0.0))
+    pub fn variation(&self) -> Option<Variation> {
+        let [calls, _, output, .., input, output_squared, input_squared, input_output] = total(&self.bins);
+        // Of tokens of which there are none it says nothing.
+        let of = |product: f64, one: f64, other: f64| {
+            if one * other > 0.0 { (product * calls / (one * other) - 1.0).max(0.0) } else { 0.0 }
+        };
+        (calls >= FEW && output > 0.0).then(|| Variation {
+            output: of(output_squared, output, output),
+            input: of(input_squared, input, input),
+            together: of(input_output, input, output),
+        })
     }
 }
 
@@ -173,6 +193,8 @@ fn since(new: &Band, old: Option<&Band>) -> Band {
         input: new.input.saturating_sub(old.input),
         output: new.output.saturating_sub(old.output),
         output_squared: new.output_squared.saturating_sub(old.output_squared),
+        input_squared: new.input_squared.saturating_sub(old.input_squared),
+        input_output: new.input_output.saturating_sub(old.input_output),
         load: new.load.saturating_sub(old.load),
     }
 }
@@ -186,8 +208,8 @@ fn bin(concurrency: f64) -> usize {
     place.round().clamp(0.0, (BINS - 1) as f64) as usize
 }
 
-fn total(bins: &[Sums]) -> [f64; 14] {
-    bins.iter().fold([0.0; 14], |mut total, bin| {
+fn total(bins: &[Sums]) -> [f64; SUMS] {
+    bins.iter().fold([0.0; SUMS], |mut total, bin| {
         total.iter_mut().zip(bin.sums()).for_each(|(sum, more)| *sum += more);
         total
     })
@@ -199,8 +221,8 @@ const SUBSETS: [&[usize]; 7] = [&[1], &[1, 2], &[0, 1], &[0, 1, 2], &[2], &[0, 2
 
 /// Gamma, alpha and beta, none below 0: of all subsets of the three the one that fits best, of those that fit as well the
 /// smallest. `None`: nothing depends on tokens.
-fn fit(sums: &[f64; 14]) -> Option<[f64; 3]> {
-    let [_, _, _, _, _, ii, io, il, oo, ol, ll, is, os, ls] = *sums;
+fn fit(sums: &[f64; SUMS]) -> Option<[f64; 3]> {
+    let [_, _, _, _, ii, io, il, oo, ol, ll, is, os, ls, ..] = *sums;
     let (matrix, right) = ([[ii, io, il], [io, oo, ol], [il, ol, ll]], [is, os, ls]);
     let mut best: Option<([f64; 3], f64)> = None;
     for subset in SUBSETS {

@@ -55,13 +55,15 @@ fn hour(engine: Engine, routers: u64, most: f64, draws: &mut Draws) -> Calls {
             let seconds = engine.seconds(input, output, own * float(routers)) * (0.9 + 0.2 * draws.next());
             let concurrency = own as u64;
             let band = &mut counts.bands[band_of(concurrency)];
-            let output = output.round() as u64;
+            let (input, output) = (input.round() as u64, output.round() as u64);
             *band = Band {
                 calls: band.calls + 1,
                 micros: band.micros + (seconds * 1e6).round() as u64,
-                input: band.input + input.round() as u64,
+                input: band.input + input,
                 output: band.output + output,
                 output_squared: band.output_squared + output * output,
+                input_squared: band.input_squared + input * input,
+                input_output: band.input_output + input * output,
                 load: band.load + output * concurrency,
             };
             counts.in_flight = concurrency;
@@ -152,8 +154,13 @@ fn a_restart_of_a_router_or_of_the_operator_counts_nothing_twice() {
 }
 
 #[test]
-fn variation_is_of_the_tokens_of_output() {
-    let mut calls = Calls::default();
+fn variation_is_of_the_tokens_call_by_call() {
+    let of = |band: Band| {
+        let mut calls = Calls::default();
+        report(&mut calls, "a", 1, &TierCounts { bands: vec![band], ..TierCounts::default() }, 1);
+        let Variation { output, input, together } = calls.variation().expect("enough");
+        [output, input, together].map(|number| (number * 1e6).round() / 1e6)
+    };
     // Half of 10 tokens, half of 30: a mean of 20 and a deviation of 10.
     let band = Band {
         calls: 100,
@@ -163,6 +170,11 @@ fn variation_is_of_the_tokens_of_output() {
         load: 2000,
         ..Band::default()
     };
-    report(&mut calls, "a", 1, &TierCounts { bands: vec![band], ..TierCounts::default() }, 1);
-    assert!(calls.variation().is_some_and(|variation| (variation - 0.25).abs() < 1e-9));
+    assert_eq!(of(band), [0.25, 0.0, 0.0]);
+    // Those of 10 after 100 tokens of input, those of 30 after 300; and the other way round.
+    let input = Band { input: 20_000, input_squared: 50 * 10_000 + 50 * 90_000, ..band };
+    assert_eq!(of(Band { input_output: 50 * 1000 + 50 * 9000, ..input }), [0.25, 0.25, 0.25]);
+    assert_eq!(of(Band { input_output: 100 * 3000, ..input }), [0.25, 0.25, 0.0]);
+    // A router of an earlier version.
+    assert_eq!(of(Band { input_squared: 0, ..input }), [0.25, 1.0, 1.0]);
 }
