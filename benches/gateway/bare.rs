@@ -18,7 +18,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -91,8 +92,8 @@ fn thread(listen: SocketAddr, to: SocketAddr) -> Result<()> {
     socket.set_nonblocking(true)?;
     socket.bind(&listen.into())?;
     socket.listen(4096)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async move { serve(TcpListener::from_std(socket.into())?, to).await })
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async move { serve(TcpListener::from_std(socket.into())?, to).await })
 }
 
 fn main() -> Result<()> {

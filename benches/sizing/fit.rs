@@ -1,20 +1,25 @@
 //! S(b) of recorded calls, found by the operator's own estimator.
 //!
-//! Its argument is the number of a replica's slots. Reads lines of JSON, `{"concurrency", "input", "output", "seconds"}`, as a
-//! router would count them, and writes `{"alpha", "beta", "gamma"}`, or `{"seconds"}` where nothing depends on tokens; fails
+//! Its argument is the number of a replica's slots. Reads lines of JSON, `{"concurrency", "variance", "input", "output",
+//! "seconds"}`, counts them as a router does, and writes `{"alpha", "beta", "gamma"}`, or `{"seconds"}` where nothing depends on tokens; fails
 //! when they don't suffice.
 
 use std::io::BufRead;
+use std::time::Duration;
 
 use serde::Deserialize;
 use smallfirst::operator::demand::Heard;
 use smallfirst::operator::demand::service::Calls;
-use smallfirst::routing::counts::{BANDS, Band, TierCounts, band_of};
+use smallfirst::router::answer::Usage;
+use smallfirst::router::crowd::Concurrency;
+use smallfirst::router::tally::Tally;
+use smallfirst::routing::counts::TierCounts;
 use smallfirst::sizing::input::Service;
 
 #[derive(Deserialize)]
 struct Line {
-    concurrency: u64,
+    concurrency: f64,
+    variance: f64,
     input: u64,
     output: u64,
     seconds: f64,
@@ -26,27 +31,21 @@ const REPORT: usize = 10;
 fn main() -> anyhow::Result<()> {
     let lines = std::io::stdin().lock().lines().map(|line| Ok(serde_json::from_str(&line?)?));
     let lines = lines.collect::<anyhow::Result<Vec<Line>>>()?;
-    let mut counts = TierCounts { endpoints: 1, bands: vec![Band::default(); BANDS], ..TierCounts::default() };
-    let (mut calls, mut sequence) = (Calls::default(), 0_u64);
-    let mut report = |counts: &TierCounts| {
+    let (tally, mut calls, mut sequence) = (Tally::default(), Calls::default(), 0_u64);
+    let mut report = || {
         sequence += 1;
         let at = i64::try_from(sequence).unwrap_or(i64::MAX);
-        calls.report(Heard { pod: "router", incarnation: 1, sequence, age: 0, at }, counts);
+        let counts = tally.counts(TierCounts { endpoints: 1, ..TierCounts::default() });
+        calls.report(Heard { pod: "router", incarnation: 1, sequence, age: 0, at }, &counts);
     };
-    report(&counts);
+    report();
     for some in lines.chunks(REPORT) {
         for line in some {
-            let Some(band) = counts.bands.get_mut(band_of(line.concurrency)) else { continue };
-            band.calls += 1;
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a call")]
-            let micros = (line.seconds * 1e6) as u64;
-            band.micros += micros;
-            band.input += line.input;
-            band.output += line.output;
-            band.output_squared += line.output * line.output;
-            band.load += line.output * line.concurrency;
+            let concurrency = Concurrency { mean: line.concurrency, variance: line.variance };
+            let usage = Usage { prompt: line.input, completion: line.output, ..Usage::default() };
+            tally.answered(Duration::try_from_secs_f64(line.seconds)?, concurrency, usage);
         }
-        report(&counts);
+        report();
     }
     let slots = std::env::args().find_map(|argument| argument.parse().ok());
     let found = match calls.service(slots) {

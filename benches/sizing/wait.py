@@ -76,8 +76,9 @@ class Call:
     # From sending it to the end of its answer, and what of it the server worked on it.
     seconds: float
     worked: float
-    # Requests in flight meanwhile, as a router counts them: the mean of its beginning and its end, rounded up.
-    concurrency: int
+    # Requests in flight meanwhile, as a router counts them: the mean over its time, and the variance.
+    concurrency: float
+    variance: float
 
     @property
     def wait(self) -> float:
@@ -95,24 +96,35 @@ class Engine:
         stack.callback(process.kill)
         rig.until(lambda: bool(rig.get(f"http://127.0.0.1:{self.port}/health")), "an engine", 120)
         self.lock, self.in_flight, self.calls = threading.Lock(), 0, []
+        # The integrals over time of how many are in flight, and of the square of that.
+        self.now, self.sum, self.squares = time.monotonic(), 0.0, 0.0
+
+    def passed(self) -> tuple[float, float, float]:
+        now = time.monotonic()
+        self.sum += self.in_flight * (now - self.now)
+        self.squares += self.in_flight**2 * (now - self.now)
+        self.now = now
+        return now, self.sum, self.squares
 
     def ask(self, output: int) -> None:
         asked = {"prompt": "The river", "max_tokens": output, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         with self.lock:
+            begin, sum_, squares = self.passed()
             self.in_flight += 1
-            at_first = self.in_flight
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        begin = time.monotonic()
         connection.request("POST", "/v1/completions", json.dumps(asked), {"content-type": "application/json"})
         answer = json.loads(connection.getresponse().read())
-        seconds = time.monotonic() - begin
+        with self.lock:
+            end = self.passed()
+            self.in_flight -= 1
         connection.close()
+        seconds = end[0] - begin
+        concurrency = (end[1] - sum_) / seconds
+        variance = max(0.0, (end[2] - squares) / seconds - concurrency**2)
         usage, timings = answer["usage"], answer["timings"]
         worked = (timings["prompt_ms"] + timings["predicted_ms"]) / 1000
         with self.lock:
-            concurrency = (at_first + self.in_flight + 1) // 2
-            self.in_flight -= 1
-            self.calls.append(Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked, concurrency))
+            self.calls.append(Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked, concurrency, variance))
 
     def taken(self) -> list[Call]:
         """The calls since the last time."""
@@ -126,7 +138,7 @@ def length(chance: random.Random, mean: float = 3) -> int:
     return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))
 
 
-def full(engine: Engine, slots: int, calls: int = 60) -> tuple[float, list[Call]]:
+def full(engine: Engine, slots: int, calls: int = 120) -> float:
     """Requests a second with every slot busy, and nobody waiting: a client a slot, each asking again after an answer."""
 
     def client(number: int) -> None:
@@ -138,8 +150,7 @@ def full(engine: Engine, slots: int, calls: int = 60) -> tuple[float, list[Call]
     begin = time.monotonic()
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    made = engine.taken()
-    return len(made) / (time.monotonic() - begin), made
+    return len(engine.taken()) / (time.monotonic() - begin)
 
 
 def arrivals(rate: float, count: int, seed: int) -> list[tuple[float, int]]:
@@ -191,7 +202,10 @@ def ideal(fit: dict[str, float], slots: int, input_: float, coming: list[tuple[f
 
 def fitted(program: Path, slots: int, calls: list[Call]) -> dict[str, float]:
     """By the operator's estimator: gamma, alpha, beta."""
-    lines = [json.dumps({"concurrency": c.concurrency, "input": c.input, "output": c.output, "seconds": c.seconds}) for c in calls]
+    lines = [
+        json.dumps({"concurrency": c.concurrency, "variance": c.variance, "input": c.input, "output": c.output, "seconds": c.seconds})
+        for c in calls
+    ]
     ran = subprocess.run([program, str(slots)], input="\n".join(lines), check=True, text=True, stdout=subprocess.PIPE)
     return json.loads(ran.stdout)
 
@@ -200,7 +214,8 @@ def predicted(smallfirst: Path, slots: int, fit: dict[str, float], rate: float, 
     outputs = [call.output for call in calls]
     mean = statistics.fmean(outputs)
     workload = {"rate": rate, "inputTokens": statistics.fmean(c.input for c in calls), "outputTokens": mean}
-    workload["variation"] = statistics.pvariance(outputs) / mean**2
+    # Every input is the same.
+    workload |= {"variation": statistics.pvariance(outputs) / mean**2, "inputVariation": 0}
     with tempfile.TemporaryDirectory(prefix="smallfirst-wait-") as name:
         pool, demand = Path(name) / "pool.yaml", Path(name) / "demand.json"
         pool.write_text(MANIFESTS % slots)
@@ -229,22 +244,28 @@ def row(args: argparse.Namespace, fit_program: Path, slots: int, load: float) ->
     with ExitStack() as stack:
         engine = Engine(stack, slots)
         full(engine, slots, 10)
-        most, before = full(engine, slots)
+        most = full(engine, slots)
         coming = arrivals(load * most, args.requests, round(1000 * (slots + load)))
         rate, calls = opened(engine, coming)
-    waits, fit = [call.wait for call in calls], fitted(fit_program, slots, before + calls)
+    # From no other calls: the machine's own speed changes by more than waits allow.
+    waits, fit = [call.wait for call in calls], fitted(fit_program, slots, calls)
     expected, measured, error = predicted(args.smallfirst, slots, fit, rate, calls), percentile(waits), spread(waits)
     input_ = statistics.fmean(call.input for call in calls)
     here, always = (percentile(ideal(fit, slots, input_, each)) for each in (coming, arrivals(rate, LONG, 1)))
-    luck = here / always
-    off = expected / (measured / luck) - 1
+    luck = here / always if always else 1.0
+    without = measured / luck if luck else measured
+    # Fewer than one of twenty may wait at all, and then nobody should have been told that they do.
+    off = expected / without - 1 if without else float(expected > 0)
     print(
         f"{slots} slots, {rate:.2f} requests/s ({load}): p95 wait {measured * 1000:.0f} ms measured (standard error "
-        f"{error * 1000:.0f}; luck {luck:.2f}, without it {measured / luck * 1000:.0f}), {expected * 1000:.0f} predicted: "
+        f"{error * 1000:.0f}; luck {luck:.2f}, without it {without * 1000:.0f}), {expected * 1000:.0f} predicted: "
         f"{off * 100:+.0f} %",
         flush=True,
     )
-    measures = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured, "luck": luck}
+    # How much the machine's own speed changed meanwhile: the mean work of each tenth by that of all.
+    size, work = len(calls) // 10, statistics.fmean(call.worked for call in calls)
+    pace = [statistics.fmean(call.worked for call in calls[i * size : (i + 1) * size]) / work for i in range(10)]
+    measures = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured, "luck": luck, "pace": pace}
     return measures | {"error": error, "off": off, "requests": len(calls), "fit": fit}
 
 

@@ -15,7 +15,7 @@ use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table;
 use crate::routing::RoutingTable;
 use crate::routing::source::manifests;
-use crate::sizing::input::{Escalation, Offered, Pool, Portfolio, Service, Takes, Workload};
+use crate::sizing::input::{Escalation, Offered, Pool, Portfolio, Service, Takes, Variation, Workload};
 use crate::sizing::output::{PoolSize, Sizes};
 use crate::sizing::size;
 use crate::yaml;
@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Demand, as YAML: `workloads` by name with `rate` (requests a second), `dispersion` (1: by chance), `inputTokens`,
-    /// `outputTokens`, `variation` (of output tokens: their variance by their squared mean; 1) and `escalation` (by step,
-    /// the part of its answers that gates refuse); `tiers` by name with `seconds`
+    /// `outputTokens`, `variation` (of output tokens: their variance by their squared mean; 1), `inputVariation` (of input
+    /// tokens; 1) and `escalation` (by step, the part of its answers that gates refuse); `tiers` by name with `seconds`
     /// of a request, or `alpha`, `beta` and `gamma` of S(b) = gamma * input + output * (alpha + beta * b).
     #[arg(long, value_name = "FILE")]
     demand: PathBuf,
@@ -68,6 +68,8 @@ struct Stated {
     output_tokens: f64,
     #[serde(default = "one")]
     variation: f64,
+    #[serde(default = "one")]
+    input_variation: f64,
     #[serde(default)]
     escalation: BTreeMap<String, f64>,
 }
@@ -121,6 +123,7 @@ impl Demand {
                 ("inputTokens", stated.input_tokens),
                 ("outputTokens", stated.output_tokens),
                 ("variation", stated.variation),
+                ("inputVariation", stated.input_variation),
             ] {
                 anyhow::ensure!(
                     value.is_finite() && value >= 0.0,
@@ -156,7 +159,8 @@ impl Known for Demand {
             Some(Time::Batching { alpha, beta, gamma }) => gamma * input_tokens + output_tokens * (alpha + beta),
             None => 0.0,
         };
-        Some(Takes { input_tokens, output_tokens, variation: stated.variation, seconds })
+        let variation = Variation { output: stated.variation, input: stated.input_variation, ..Variation::UNKNOWN };
+        Some(Takes { input_tokens, output_tokens, variation, seconds })
     }
 
     fn service(&self, tier: &str, _concurrency: Option<u32>) -> Option<Service> {

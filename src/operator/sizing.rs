@@ -126,7 +126,7 @@ mod tests {
     use crate::operator::plan::table::compile;
     use crate::routing::RoutingTable;
     use crate::routing::source::manifests::{Source, parse};
-    use crate::sizing::input::{Escalation, Offered, Service, Takes};
+    use crate::sizing::input::{Escalation, Offered, Service, Takes, Variation};
     use crate::sizing::{PERIOD, size};
 
     /// Requests of a second each, so many a second.
@@ -143,7 +143,7 @@ mod tests {
         }
 
         fn takes(&self, _policy: &str, _workload: &str, _tier: &str) -> Option<Takes> {
-            Some(Takes { input_tokens: 100.0, output_tokens: 50.0, variation: 1.0, seconds: 2.0 })
+            Some(Takes { input_tokens: 100.0, output_tokens: 50.0, variation: Variation::UNKNOWN, seconds: 2.0 })
         }
 
         fn service(&self, tier: &str, _concurrency: Option<u32>) -> Option<Service> {

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
+use super::crowd::Concurrency;
 use super::degraded::SHARES;
 use super::endpoints::{Endpoint, Occupied};
 use super::errors::Problem;
@@ -94,7 +95,7 @@ pub struct Answered {
     /// Time from the call to the first event of a stream, or to the head of any other reply.
     pub began: Duration,
     /// Calls that its endpoint worked on meanwhile, this one included. Of a stream that goes on: so far.
-    pub concurrency: u64,
+    pub concurrency: Concurrency,
 }
 
 /// Calls an endpoint and reads its answer.

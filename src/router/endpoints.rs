@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Uri};
 
 use super::breaker::Circuit;
+use super::crowd::{Concurrency, Crowd, Moment};
 
 /// Where to connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +42,8 @@ pub struct Endpoint {
     pub host: HeaderValue,
     /// Requests that it works on for this router.
     pub in_flight: AtomicUsize,
+    /// How many those were, over time.
+    crowd: Mutex<Crowd>,
     /// Whether it answers.
     pub circuit: Mutex<Circuit>,
     /// Until when its circuit is open, as [`millis`]; 0 if it is closed. Read without the lock.
@@ -117,6 +120,7 @@ impl Endpoint {
             address,
             host,
             in_flight: AtomicUsize::new(0),
+            crowd: Mutex::new(Crowd::new(Instant::now())),
             circuit: Mutex::default(),
             aside_until: AtomicU64::new(0),
             heard: AtomicU64::new(0),
@@ -159,8 +163,12 @@ impl Endpoint {
     /// Counts a request as in flight until the guard is dropped.
     #[must_use]
     pub fn occupy(self: &Arc<Self>) -> Occupied {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Occupied { endpoint: self.clone(), at_first: before + 1 }
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Occupied { endpoint: self.clone(), since: self.crowd().enter(Instant::now()) }
+    }
+
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Requests that it works on for this router.
@@ -173,8 +181,8 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Occupied {
     endpoint: Arc<Endpoint>,
-    /// Requests that it worked on when this one came.
-    at_first: usize,
+    /// When it came.
+    since: Moment,
 }
 
 impl Occupied {
@@ -184,16 +192,17 @@ impl Occupied {
         &self.endpoint
     }
 
-    /// Requests that the endpoint worked on meanwhile, this one included: the mean of its beginning and of now, rounded up.
+    /// Requests that the endpoint worked on meanwhile, this one included.
     #[must_use]
-    pub fn concurrency(&self) -> u64 {
-        (self.at_first + self.endpoint.load()).div_ceil(2) as u64
+    pub fn concurrency(&self) -> Concurrency {
+        self.endpoint.crowd().since(self.since, Instant::now())
     }
 }
 
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.crowd().leave(Instant::now());
     }
 }
 

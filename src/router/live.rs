@@ -22,6 +22,7 @@ use super::admission::budget::Spend;
 use super::answer::{Answer, Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
 use super::continuation::Seam;
+use super::crowd::Concurrency;
 use super::endpoints::{Endpoint, Occupied};
 use super::errors::Problem;
 use super::frozen::frozen;
@@ -196,7 +197,7 @@ impl Live {
 
     /// Calls that its endpoint worked on so far, this one included.
     #[must_use]
-    pub fn concurrency(&self) -> u64 {
+    pub fn concurrency(&self) -> Concurrency {
         self.occupied.concurrency()
     }
 

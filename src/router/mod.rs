@@ -20,6 +20,7 @@ pub mod cascade;
 mod cold;
 pub mod continuation;
 pub mod control;
+pub mod crowd;
 mod degraded;
 mod ejection;
 pub mod endpoints;

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -75,11 +76,14 @@ impl Server {
         let mut handles = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             let (shared, stopped, tls, acceptor) = (shared.clone(), stopped.clone(), tls.clone(), acceptor.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("router-{index}"));
             handles.push(thread.spawn(move || {
-                let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, async move {
+                // Can't be sent to its thread, so it is made here.
+                let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return tracing::error!(%error, "a thread could not begin"),
+                };
+                runtime.block_on(async move {
                     match TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let worker = Rc::new(Worker { shared, pool: Pool::new(tls) });

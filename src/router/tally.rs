@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::answer::Usage;
 use super::call::CallError;
+use super::crowd::Concurrency;
 use crate::api::escalation_path::FailoverReason;
 use crate::routing::counts::{BANDS, Band, TierCounts, band_of};
 
@@ -47,7 +48,10 @@ struct Cells {
     input: AtomicU64,
     output: AtomicU64,
     output_squared: AtomicU64,
+    input_squared: AtomicU64,
+    input_output: AtomicU64,
     load: AtomicU64,
+    spread: AtomicU64,
 }
 
 impl Tally {
@@ -72,17 +76,20 @@ impl Tally {
         }
     }
 
-    /// Counts a call that was answered whole, in this time, by an endpoint that worked on so many calls meanwhile.
-    pub fn answered(&self, time: Duration, concurrency: u64, usage: Usage) {
-        let Some(cells) = self.bands.get(band_of(concurrency)) else { return };
-        let output = usage.completion;
+    /// Counts a call that was answered whole, in this time, by an endpoint that had so many calls meanwhile.
+    pub fn answered(&self, time: Duration, concurrency: Concurrency, usage: Usage) {
+        let Some(cells) = self.bands.get(band_of(concurrency.mean)) else { return };
+        let (input, output) = (usage.prompt.saturating_sub(usage.cached), usage.completion);
         for (cell, amount) in [
             (&cells.calls, 1),
             (&cells.micros, u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            (&cells.input, usage.prompt.saturating_sub(usage.cached)),
+            (&cells.input, input),
             (&cells.output, output),
             (&cells.output_squared, output.saturating_mul(output)),
-            (&cells.load, output.saturating_mul(concurrency)),
+            (&cells.input_squared, input.saturating_mul(input)),
+            (&cells.input_output, input.saturating_mul(output)),
+            (&cells.load, thousandths(output, concurrency.mean)),
+            (&cells.spread, thousandths(output, concurrency.variance)),
         ] {
             cell.fetch_add(amount, Relaxed);
         }
@@ -107,13 +114,27 @@ impl Tally {
             input: read(&cells.input),
             output: read(&cells.output),
             output_squared: read(&cells.output_squared),
+            input_squared: read(&cells.input_squared),
+            input_output: read(&cells.input_output),
             load: read(&cells.load),
+            spread: read(&cells.spread),
         };
         let mut bands: Vec<Band> = self.bands.iter().map(band).collect();
         let used = bands.iter().rposition(|band| band.calls > 0).map_or(0, |last| last + 1);
         bands.truncate(used);
         TierCounts { failed: read(&self.failed), rejected, queued: read(&self.queued), bands, ..now }
     }
+}
+
+/// A number of tokens times another, in thousandths.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "0 or more, and what is lost of large ones is far below what is measured"
+)]
+fn thousandths(tokens: u64, times: f64) -> u64 {
+    (tokens as f64 * times * 1000.0).round() as u64
 }
 
 /// A request that waits.
@@ -142,15 +163,25 @@ mod tests {
         tally.rejected(Rejected::Budget);
         tally.rejected(Rejected::Cold);
         let usage = Usage { prompt: 100, cached: 40, completion: 7 };
-        tally.answered(Duration::from_millis(250), 3, usage);
-        tally.answered(Duration::from_millis(50), 4, usage);
+        tally.answered(Duration::from_millis(250), Concurrency { mean: 2.5, variance: 0.25 }, usage);
+        tally.answered(Duration::from_millis(50), Concurrency { mean: 4.0, variance: 0.0 }, usage);
         let waits = tally.wait();
         let counts = tally.counts(TierCounts { in_flight: 5, degraded: true, ..TierCounts::default() });
         assert_eq!((counts.failed, counts.in_flight, counts.queued, counts.degraded), (3, 5, 1, true));
         assert_eq!(counts.rejected.len(), REASONS.len());
         assert!(counts.rejected.values().all(|count| *count == 1), "{:?}", counts.rejected);
         assert_eq!(counts.turned_away(), 4, "Cold, Degraded, Quota, RateLimited");
-        let band = Band { calls: 2, micros: 300_000, input: 120, output: 14, output_squared: 98, load: 49 };
+        let band = Band {
+            calls: 2,
+            micros: 300_000,
+            input: 120,
+            output: 14,
+            output_squared: 98,
+            input_squared: 7200,
+            input_output: 840,
+            load: 45_500,
+            spread: 1750,
+        };
         assert_eq!(counts.bands, [Band::default(), Band::default(), band]);
         drop(waits);
         assert_eq!(tally.counts(TierCounts::default()).queued, 0);

@@ -143,8 +143,8 @@ impl TierCounts {
     }
 }
 
-/// Answered calls of one band of concurrency. Sums, so that a service time linear in tokens and in tokens times
-/// concurrency holds for them as for each call.
+/// Answered calls of one band of concurrency, which is the mean over the time of a call. Sums, so that a service time linear
+/// in tokens and in tokens times concurrency holds for them as for each call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Band {
@@ -163,19 +163,32 @@ pub struct Band {
     /// Tokens of output, squared call by call.
     #[serde(skip_serializing_if = "is_zero")]
     pub output_squared: u64,
-    /// Tokens of output times concurrency, call by call.
+    /// Those of input, squared call by call,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_squared: u64,
+    /// and times the tokens of output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_output: u64,
+    /// Thousandths of tokens of output times the mean concurrency, call by call,
     #[serde(skip_serializing_if = "is_zero")]
     pub load: u64,
+    /// and times its variance.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub spread: u64,
 }
 
 /// Bands of concurrency: 1, 2, 3 to 4, 5 to 8, ... 257 and more.
 pub const BANDS: usize = 10;
 
-/// The band of a concurrency, by its place.
+/// The band of a concurrency, by its place. Company for a hundredth of the time is none.
 #[must_use]
-pub fn band_of(concurrency: u64) -> usize {
-    let band = u64::BITS - concurrency.saturating_sub(1).leading_zeros();
-    usize::try_from(band).unwrap_or(BANDS).min(BANDS - 1)
+pub fn band_of(concurrency: f64) -> usize {
+    let mut band = 0;
+    let mut most = 1.01;
+    while concurrency > most && band < BANDS - 1 {
+        (band, most) = (band + 1, most * 2.0);
+    }
+    band
 }
 
 #[cfg(test)]
@@ -185,8 +198,9 @@ mod tests {
 
     #[test]
     fn bands_double() {
-        let bands = [0, 1, 2, 3, 4, 5, 8, 9, 256, 257, u64::MAX].map(band_of);
-        assert_eq!(bands, [0, 0, 1, 2, 2, 3, 3, 4, 8, 9, 9]);
+        let bands = [0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 8.0, 9.0, 256.0, 300.0, f64::INFINITY].map(band_of);
+        assert_eq!(bands, [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 8, 9, 9]);
+        assert_eq!(band_of(f64::NAN), 0);
     }
 
     #[test]
@@ -219,8 +233,17 @@ mod tests {
             steps: each().map(|step| (step, verdicts)).collect(),
             tiers: each().map(|tier| (tier, taken)).collect(),
         };
-        let band =
-            Band { calls: large, micros: large, input: large, output: large, output_squared: large, load: large };
+        let band = Band {
+            calls: large,
+            micros: large,
+            input: large,
+            output: large,
+            output_squared: large,
+            input_squared: large,
+            input_output: large,
+            load: large,
+            spread: large,
+        };
         let tier = TierCounts {
             failed: large,
             rejected: each().map(|reason| (reason, large)).collect(),

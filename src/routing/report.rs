@@ -26,7 +26,7 @@ pub const TOKEN_FILE: &str = "/var/run/secrets/smallfirst.dev/sync/token";
 pub const PATH: &str = "/sync";
 
 /// Largest body of a report or an answer, in bytes.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 2 << 20;
 
 /// Milliseconds between reports when nothing changes.
 pub const EVERY_MS: u64 = 1000;

@@ -72,8 +72,11 @@ impl Planner {
         for band in bands {
             band.calls += 1;
             band.micros += after / 1_000;
+            band.input += input;
             band.output += output;
             band.output_squared += output * output;
+            band.input_squared += input * input;
+            band.input_output += input * output;
         }
     }
 

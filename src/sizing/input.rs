@@ -79,12 +79,34 @@ pub struct Takes {
     pub input_tokens: f64,
     /// Mean tokens of output.
     pub output_tokens: f64,
-    /// Squared coefficient of variation of a request's work, for which its output tokens stand: their variance over
-    /// their mean squared. 1 where unknown.
-    pub variation: f64,
+    /// How far requests differ in their tokens.
+    pub variation: Variation,
     /// Mean seconds from sending a request to the end of its answer. Read for accounts with a limit of concurrency, not
     /// for pools, whose service curve says it. 0: unknown.
     pub seconds: f64,
+}
+
+/// How far requests differ in their tokens. Default: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Variation {
+    /// Squared coefficient of variation of output tokens: their variance over their mean squared.
+    pub output: f64,
+    /// The same of input tokens.
+    pub input: f64,
+    /// Covariance of input and output tokens over the product of their means, 0 or more. More than the two allow counts as
+    /// the most that they allow.
+    pub together: f64,
+}
+
+impl Variation {
+    /// As if both varied exponentially, in step.
+    pub const UNKNOWN: Self = Self { output: 1.0, input: 1.0, together: 1.0 };
+
+    /// Of output tokens only so much is known.
+    #[must_use]
+    pub const fn of_output(output: f64) -> Self {
+        Self { output, ..Self::UNKNOWN }
+    }
 }
 
 /// How many answers of a step escalate.

@@ -1,6 +1,6 @@
 //! Requests that come to a pool, with what they ask of it.
 
-use super::input::{Offered, Service, Takes};
+use super::input::{Offered, Service, Takes, Variation};
 use super::wait::Speed;
 
 /// The largest number that is reckoned with: of requests, tokens or seconds.
@@ -91,19 +91,22 @@ impl Load {
 
     /// Squared coefficient of variation of the work of all: within workloads, and between them.
     ///
-    /// How much the input of a workload varies is not known. So only its output is taken to vary less than exponentially.
+    /// Work that could not be told apart into input and output is not taken to vary less than exponentially.
     pub fn variation(&self, service: &Service, slots: f64) -> f64 {
         let alone = |part: &Part| Self { parts: vec![*part] };
         let seconds = |part: &Part| alone(part).speed(service, slots).seconds(slots);
-        let output = |part: &Part| match *service {
-            Service::Constant { .. } => 0.0,
-            Service::Batching { alpha, beta, .. } => {
-                alone(part).speed(&Service::Batching { alpha, beta, gamma: 0.0 }, slots).seconds(slots)
-            }
-        };
         let variance = |part: &Part| {
-            let variation = number(part.takes.variation);
-            seconds(part).powi(2) * variation.max(1.0) - output(part).powi(2) * (1.0 - variation).max(0.0)
+            let Variation { output, input, together } = part.takes.variation;
+            let (output, input) = (number(output), number(input));
+            let together = number(together).min((output * input).sqrt());
+            match *service {
+                Service::Constant { .. } => seconds(part).powi(2) * output.max(1.0),
+                Service::Batching { gamma, .. } => {
+                    let reading = number(gamma) * number(part.takes.input_tokens);
+                    let writing = (seconds(part) - reading).max(0.0);
+                    (reading.powi(2) * input) + (writing.powi(2) * output) + 2.0 * reading * writing * together
+                }
+            }
         };
         let mean = self.mean(seconds);
         let square = self.mean(|part| seconds(part).powi(2) + variance(part));
@@ -121,7 +124,8 @@ mod tests {
     use super::*;
 
     fn part(rate: f64, output_tokens: f64, variation: f64) -> Part {
-        let takes = Takes { input_tokens: 100.0, output_tokens, variation, seconds: 0.0 };
+        let takes =
+            Takes { input_tokens: 100.0, output_tokens, variation: Variation::of_output(variation), seconds: 0.0 };
         Part { rate, dispersion: 1.0, window: 100.0, takes }
     }
 
@@ -132,12 +136,36 @@ mod tests {
         let speed = load.speed(&service, 4.0);
         // 150 tokens in the mean: 0.05 of prefill, 150 steps of 0.02 + 0.001 b.
         assert!((speed.fixed - 3.05).abs() < 1e-9 && (speed.growing - 0.15).abs() < 1e-9, "{speed:?}");
-        // 1.25 s three times of four, 10.85 s once; all but the output, always as long, as if it varied exponentially.
+        // 1.25 s three times of four, 10.85 s once; of each 0.05 s as if they varied exponentially, the output not at all.
         let mean: f64 = 0.75 * 1.25 + 0.25 * 10.85;
-        let of = |all: f64, output: f64| all.powi(2) + all.powi(2) - output.powi(2);
-        let square = 0.75 * of(1.25, 1.2) + 0.25 * of(10.85, 10.8);
+        let of = |all: f64| all.powi(2) + 0.05_f64.powi(2);
+        let square = 0.75 * of(1.25) + 0.25 * of(10.85);
         assert!((load.variation(&service, 4.0) - (square / mean / mean - 1.0)).abs() < 1e-9);
-        assert!((Load { parts: vec![part(3.0, 50.0, 2.0)] }.variation(&service, 4.0) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn input_and_output_vary_apart_or_in_step() {
+        let service = Service::Batching { alpha: 0.02, beta: 0.0, gamma: 0.01 };
+        let of = |output, input, together| {
+            let mut part = part(1.0, 150.0, 0.0);
+            part.takes.variation = Variation { output, input, together };
+            Load { parts: vec![part] }.variation(&service, 1.0)
+        };
+        // A second of reading, three of writing.
+        assert!((of(0.0, 0.0, 0.0)).abs() < 1e-9);
+        assert!((of(1.0, 1.0, 1.0) - 1.0).abs() < 1e-9, "what is unknown is exponential");
+        assert!((of(2.0, 0.5, 0.0) - (9.0 * 2.0 + 0.5) / 16.0).abs() < 1e-9);
+        assert!((of(2.0, 0.5, 0.3) - (9.0 * 2.0 + 0.5 + 6.0 * 0.3) / 16.0).abs() < 1e-9);
+        // In step no further than both vary, and never against each other.
+        assert!((of(1.0, 0.25, 9.0) - (3.0_f64 + 0.5).powi(2) / 16.0).abs() < 1e-9);
+        assert!((of(1.0, 0.0, 1.0) - 9.0 / 16.0).abs() < 1e-9 && of(1.0, 1.0, -1.0) == of(1.0, 1.0, 0.0));
+        // Nobody knows of what the time comes.
+        let part = part(1.0, 150.0, 0.25);
+        let of = |output| {
+            let takes = Takes { variation: Variation::of_output(output), ..part.takes };
+            Load { parts: vec![Part { takes, ..part }] }.variation(&Service::Constant { seconds: 2.0 }, 1.0)
+        };
+        assert!((of(0.25) - 1.0).abs() < 1e-9 && (of(4.0) - 4.0).abs() < 1e-9);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::input::{Service, Takes};
+use super::input::{Service, Takes, Variation};
 use super::load::{Load, Part};
 use super::slots::Target;
 use super::testing::Chance;
@@ -129,7 +129,12 @@ impl World {
         let service = Service::Batching { alpha: self.speed.fixed, beta: self.speed.growing, gamma: 0.0 };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small whole number")]
         let target = Target::new(service, self.speed.slots as u32, self.within, percentile);
-        let takes = Takes { input_tokens: 0.0, output_tokens: 1.0, variation: self.cv * self.cv, seconds: 0.0 };
+        let takes = Takes {
+            input_tokens: 0.0,
+            output_tokens: 1.0,
+            variation: Variation::of_output(self.cv * self.cv),
+            seconds: 0.0,
+        };
         let load = Load { parts: vec![Part { rate: self.lambda, dispersion: 1.0, window: 0.0, takes }] };
         target.replicas(target.slots(&load, self.lambda))
     }

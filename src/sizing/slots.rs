@@ -133,11 +133,11 @@ pub(super) fn burst(load: &Load, start: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sizing::input::Takes;
+    use crate::sizing::input::{Takes, Variation};
     use crate::sizing::load::Part;
 
     fn load(rate: f64, variation: f64) -> Load {
-        let takes = Takes { variation, ..Takes::default() };
+        let takes = Takes { variation: Variation::of_output(variation), ..Takes::default() };
         Load { parts: vec![Part { rate, dispersion: 1.0, window: 0.0, takes }] }
     }
 

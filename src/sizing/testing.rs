@@ -1,6 +1,6 @@
 //! Portfolios for tests.
 
-use super::input::{Account, Asked, Escalation, Offered, Pool, Quota, Service, Step, Takes, Workload};
+use super::input::{Account, Asked, Escalation, Offered, Pool, Quota, Service, Step, Takes, Variation, Workload};
 use crate::api::escalation_path::Entry;
 use crate::api::types::Risk;
 
@@ -28,7 +28,7 @@ pub(super) fn step(tier: &str) -> Step {
         tiers: vec![tier.to_owned()],
         entry: Entry::Always,
         eligible: 1.0,
-        takes: Takes { input_tokens: 400.0, output_tokens: 100.0, variation: 1.0, seconds: 2.0 },
+        takes: Takes { input_tokens: 400.0, output_tokens: 100.0, variation: Variation::UNKNOWN, seconds: 2.0 },
         escalation: Escalation::default(),
         beside: Vec::new(),
     }

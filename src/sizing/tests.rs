@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::input::{Account, Asked, Escalation, Miss, Offered, Pool, Quota, Service, Step, Takes, Workload};
+use super::input::{Account, Asked, Escalation, Miss, Offered, Pool, Quota, Service, Step, Takes, Variation, Workload};
 use super::testing::{account, offered, pool, step, workload};
 use super::*;
 use crate::api::types::Risk;
@@ -24,11 +24,12 @@ fn portfolio() -> Portfolio {
 fn portfolios() -> impl Strategy<Value = Portfolio> {
     let number = || prop_oneof![Just(0.0), 0.0..1.0_f64, 0.0..300.0_f64];
     let share = || prop_oneof![Just(0.0), Just(1.0), 0.0..1.0_f64];
-    let takes = (number(), number(), 0.0..4.0_f64, 0.0..20.0_f64);
-    let takes = takes.prop_map(|(input_tokens, output_tokens, variation, seconds)| Takes {
+    let variation = (0.0..4.0_f64, 0.0..4.0_f64, 0.0..4.0_f64);
+    let takes = (number(), number(), variation, 0.0..20.0_f64);
+    let takes = takes.prop_map(|(input_tokens, output_tokens, (output, input, together), seconds)| Takes {
         input_tokens,
         output_tokens,
-        variation,
+        variation: Variation { output, input, together },
         seconds,
     });
     let tier = prop_oneof![Just("compact"), Just("medium"), Just("frontier")];

@@ -116,7 +116,7 @@ impl OfNamespace<'_> {
         self.measured.demand(&self.id(policy), |demand| demand.escalation(workload, step))?
     }
 
-    /// What a request of a workload takes of a tier; how much its output varies, and how long it takes, is that of all
+    /// What a request of a workload takes of a tier; how much its tokens vary, and how long it takes, is that of all
     /// requests of the tier. `None`: none came to it yet.
     #[must_use]
     pub fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes> {
@@ -140,6 +140,7 @@ impl OfNamespace<'_> {
 mod tests {
     use super::*;
     use crate::routing::counts::{Band, Taken, TierCounts, Verdicts, WorkloadCounts};
+    use crate::sizing::input::Variation;
 
     #[test]
     fn sizing_is_told_what_the_routers_of_a_namespace_counted() {
@@ -165,7 +166,7 @@ mod tests {
         let rate = told.offered("front", "chat", 60.0).rate;
         assert!((1.9..2.1).contains(&rate), "{rate}");
         assert_eq!(told.escalation("front", "chat", "first").map(|known| known.ratio), Some(0.1));
-        let takes = Takes { input_tokens: 100.0, output_tokens: 20.0, variation: 0.0, seconds: 2.0 };
+        let takes = Takes { input_tokens: 100.0, output_tokens: 20.0, variation: Variation::default(), seconds: 2.0 };
         assert_eq!(told.takes("front", "chat", "small"), Some(takes));
         let Some(Service::Batching { alpha, .. }) = told.service("small", None) else { panic!("a time by tokens") };
         assert!((alpha - 0.1).abs() < 1e-9, "{alpha}");

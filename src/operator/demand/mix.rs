@@ -6,7 +6,7 @@ use super::fading::{Fading, Pace};
 use super::meter::Detail;
 use crate::routing::counts::{Taken, Verdicts};
 use crate::routing::misses::{BINS, ENDS, Misses};
-use crate::sizing::input::{Escalation, Miss, Takes};
+use crate::sizing::input::{Escalation, Miss, Takes, Variation};
 
 /// The last five minutes, or two hundred: by so many a ratio is known to a few hundredths.
 const PACE: Pace = Pace { time: super::arrivals::WINDOW as f64, least: 200.0 };
@@ -67,7 +67,7 @@ impl Mix {
     pub fn takes(&self, tier: &str) -> Option<Takes> {
         let sums = self.tiers.get(tier)?;
         let (input_tokens, output_tokens) = (sums.ratio(1, 0)?, sums.ratio(2, 0)?);
-        Some(Takes { input_tokens, output_tokens, variation: 1.0, seconds: 0.0 })
+        Some(Takes { input_tokens, output_tokens, variation: Variation::UNKNOWN, seconds: 0.0 })
     }
 }
 

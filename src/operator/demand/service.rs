@@ -10,7 +10,7 @@ use super::Heard;
 use super::fading::{Fading, Pace};
 use super::mix::float;
 use crate::routing::counts::{Band, TierCounts};
-use crate::sizing::input::Service;
+use crate::sizing::input::{Service, Variation};
 
 /// The last hour, or a thousand calls.
 const PACE: Pace = Pace { time: 3600.0, least: 1000.0 };
@@ -26,10 +26,14 @@ const FEW: f64 = 30.0;
 const GAIN: f64 = 1.02;
 /// Bins of concurrency: one for each up to half of them, and wider ones above.
 const BINS: usize = 64;
+/// Company for so much of the time is none.
+const ALONE: f64 = 0.01;
 
-/// The sums of a bin: calls, seconds, tokens of output, tokens of output times concurrency, their squares call by call,
-/// and the normal equations of the least squares: x * x' (six) and x * seconds (three), x = (input, output, load).
-type Sums = Fading<14>;
+/// How many sums there are of a bin: calls, seconds, tokens of input, of output, of output times concurrency (load) and times
+/// its variance (spread); call by call output squared, input squared, input times output; and the normal equations of the
+/// least squares, x * x' (ten) and x * seconds (four), x = (input, output, load, spread).
+const SUMS: usize = 23;
+type Sums = Fading<SUMS>;
 
 /// Calls of one tier.
 #[derive(Clone, Debug)]
@@ -83,6 +87,7 @@ impl Calls {
     /// Adds calls, beside which others' requests were at the replica.
     fn add(&mut self, news: &Band, others: f64, known: bool, now: i64) {
         let [calls, input, output, load] = [news.calls, news.input, news.output, news.load].map(float);
+        let [load, spread] = [load / 1000.0, float(news.spread) / 1000.0];
         let (seconds, load) = (float(news.micros) / 1e6, output.mul_add(others, load));
         let Some(sums) = self.bins.get_mut(if output > 0.0 { bin(load / output) } else { 0 }) else { return };
         // The variance of a sum grows with its calls: each call weighs the same.
@@ -90,18 +95,27 @@ impl Calls {
         let more = [
             calls,
             seconds,
+            input,
             output,
             load,
+            spread,
             float(news.output_squared),
+            float(news.input_squared),
+            float(news.input_output),
             per(input, input),
             per(input, output),
             per(input, load),
+            per(input, spread),
             per(output, output),
             per(output, load),
+            per(output, spread),
             per(load, load),
+            per(load, spread),
+            per(spread, spread),
             per(input, seconds),
             per(output, seconds),
             per(load, seconds),
+            per(spread, seconds),
         ];
         if known {
             sums.add(more, now, PACE);
@@ -114,13 +128,19 @@ impl Calls {
     /// known. `None`: too few were seen.
     #[must_use]
     pub fn service(&self, declared: Option<u32>) -> Option<Service> {
-        let sums = total(self.with_room(declared));
-        let [calls, seconds, ..] = sums;
+        let bins = self.with_room(declared);
+        let [calls, seconds, ..] = total(bins);
         if calls < FEW {
             return None;
         }
-        let fitted = fit(&sums).map(|[gamma, alpha, beta]| Service::Batching { alpha, beta, gamma });
-        Some(fitted.unwrap_or(Service::Constant { seconds: seconds / calls }))
+        // A second time with what the first says of how company slows a request.
+        let rough = fit(bins, [0.0; 3]);
+        let fitted = rough.and_then(|rough| fit(bins, rough)).or(rough);
+        Some(fitted.map_or(Service::Constant { seconds: seconds / calls }, |[gamma, alpha, beta]| Service::Batching {
+            alpha,
+            beta,
+            gamma,
+        }))
     }
 
     /// Bins in which a replica had room: up to what is declared, or else as long as one more request at a time was more
@@ -128,12 +148,12 @@ impl Calls {
     fn with_room(&self, declared: Option<u32>) -> &[Sums] {
         let mut best = 0.0;
         let crowded = self.bins.iter().position(|sums| {
-            let [calls, seconds, output, load, ..] = sums.sums();
+            let [calls, seconds, _, output, load, ..] = sums.sums();
             if output <= 0.0 || seconds <= 0.0 {
                 return false;
             }
             if let Some(most) = declared {
-                return load / output > f64::from(most) + 0.5;
+                return load / output > f64::from(most) + ALONE;
             }
             let done = load / seconds;
             let crowded = calls >= FEW && done < best * GAIN;
@@ -157,11 +177,19 @@ impl Calls {
         (calls > 0.0).then(|| seconds / calls)
     }
 
-    /// Squared coefficient of variation of the tokens of output of a call. `None`: too few were seen.
+    /// How far calls differ in their tokens. `None`: too few were seen.
     #[must_use]
-    pub fn variation(&self) -> Option<f64> {
-        let [calls, _, output, _, squared, ..] = total(&self.bins);
-        (calls >= FEW && output > 0.0).then(|| (squared * calls / (output * output) - 1.0).max(0.0))
+    pub fn variation(&self) -> Option<Variation> {
+        let [calls, _, input, output, _, _, output_squared, input_squared, input_output, ..] = total(&self.bins);
+        // Of tokens of which there are none it says nothing.
+        let of = |product: f64, one: f64, other: f64| {
+            if one * other > 0.0 { (product * calls / (one * other) - 1.0).max(0.0) } else { 0.0 }
+        };
+        (calls >= FEW && output > 0.0).then(|| Variation {
+            output: of(output_squared, output, output),
+            input: of(input_squared, input, input),
+            together: of(input_output, input, output),
+        })
     }
 }
 
@@ -173,21 +201,24 @@ fn since(new: &Band, old: Option<&Band>) -> Band {
         input: new.input.saturating_sub(old.input),
         output: new.output.saturating_sub(old.output),
         output_squared: new.output_squared.saturating_sub(old.output_squared),
+        input_squared: new.input_squared.saturating_sub(old.input_squared),
+        input_output: new.input_output.saturating_sub(old.input_output),
         load: new.load.saturating_sub(old.load),
+        spread: new.spread.saturating_sub(old.spread),
     }
 }
 
-/// The bin of a concurrency.
+/// The bin of a concurrency, rounded up: whoever was beyond a whole number for a part of its time may have waited.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the bins")]
 fn bin(concurrency: f64) -> usize {
     let half = (BINS / 2) as f64;
     // Four for each doubling.
     let place = if concurrency <= half { concurrency } else { 4.0_f64.mul_add((concurrency / half).log2(), half) };
-    place.round().clamp(0.0, (BINS - 1) as f64) as usize
+    (place - ALONE).ceil().clamp(0.0, (BINS - 1) as f64) as usize
 }
 
-fn total(bins: &[Sums]) -> [f64; 14] {
-    bins.iter().fold([0.0; 14], |mut total, bin| {
+fn total(bins: &[Sums]) -> [f64; SUMS] {
+    bins.iter().fold([0.0; SUMS], |mut total, bin| {
         total.iter_mut().zip(bin.sums()).for_each(|(sum, more)| *sum += more);
         total
     })
@@ -197,11 +228,33 @@ fn total(bins: &[Sums]) -> [f64; 14] {
 /// then with its input.
 const SUBSETS: [&[usize]; 7] = [&[1], &[1, 2], &[0, 1], &[0, 1, 2], &[2], &[0, 2], &[0]];
 
+/// The normal equations of these bins: a matrix and its right side.
+///
+/// A request that has company for a part of its time is slow for that part, so that the mean concurrency over its time is
+/// more than that over its work, which is what S(b) depends on: the mean of b weighted by its own pace, 1 / (c + beta * b), with
+/// c = gamma * input / output + alpha. To second order it is less by beta * variance / (c + beta * mean). By `rough` values of
+/// the three.
+fn equations(bins: &[Sums], rough: [f64; 3]) -> ([[f64; 3]; 3], [f64; 3]) {
+    let [gamma, alpha, beta] = rough;
+    let (mut matrix, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
+    for sums in bins {
+        let [_, _, input, output, load, _, _, _, _, ii, io, il, iv, oo, ol, ov, ll, lv, vv, is, os, ls, vs] =
+            sums.sums();
+        let pace = gamma.mul_add(input, alpha * output) + beta * load;
+        let less = if pace > 0.0 { beta * output / pace } else { 0.0 };
+        let (il, ol, ls) = (il - less * iv, ol - less * ov, ls - less * vs);
+        let ll = less * less * vv - 2.0 * less * lv + ll;
+        let more = [[ii, io, il], [io, oo, ol], [il, ol, ll]];
+        matrix.iter_mut().flatten().zip(more.iter().flatten()).for_each(|(sum, more)| *sum += more);
+        right.iter_mut().zip([is, os, ls]).for_each(|(sum, more)| *sum += more);
+    }
+    (matrix, right)
+}
+
 /// Gamma, alpha and beta, none below 0: of all subsets of the three the one that fits best, of those that fit as well the
 /// smallest. `None`: nothing depends on tokens.
-fn fit(sums: &[f64; 14]) -> Option<[f64; 3]> {
-    let [_, _, _, _, _, ii, io, il, oo, ol, ll, is, os, ls] = *sums;
-    let (matrix, right) = ([[ii, io, il], [io, oo, ol], [il, ol, ll]], [is, os, ls]);
+fn fit(bins: &[Sums], rough: [f64; 3]) -> Option<[f64; 3]> {
+    let (matrix, right) = equations(bins, rough);
     let mut best: Option<([f64; 3], f64)> = None;
     for subset in SUBSETS {
         let Some(found) = solve(&matrix, &right, subset) else { continue };

@@ -4,7 +4,7 @@ use super::*;
 use crate::operator::plan::portfolio::{Known, portfolio};
 use crate::operator::plan::table::compile;
 use crate::routing::source::manifests::{Source, parse};
-use crate::sizing::input::{Escalation, Miss, Offered, Service, Takes};
+use crate::sizing::input::{Escalation, Miss, Offered, Service, Takes, Variation};
 use crate::sizing::{PERIOD, size};
 
 /// A frontier whose account is shared by a direct workload of High risk, and three that escalate to it.
@@ -72,7 +72,7 @@ impl Known for Fixed {
     }
 
     fn takes(&self, _policy: &str, _workload: &str, _tier: &str) -> Option<Takes> {
-        Some(Takes { input_tokens: 100.0, output_tokens: 50.0, variation: 1.0, seconds: 2.0 })
+        Some(Takes { input_tokens: 100.0, output_tokens: 50.0, variation: Variation::UNKNOWN, seconds: 2.0 })
     }
 
     fn service(&self, _tier: &str, _concurrency: Option<u32>) -> Option<Service> {

@@ -54,15 +54,18 @@ fn hour(engine: Engine, routers: u64, most: f64, draws: &mut Draws) -> Calls {
             let (input, output) = (50.0 + 400.0 * draws.next(), 10.0 + 90.0 * draws.next());
             let seconds = engine.seconds(input, output, own * float(routers)) * (0.9 + 0.2 * draws.next());
             let concurrency = own as u64;
-            let band = &mut counts.bands[band_of(concurrency)];
-            let output = output.round() as u64;
+            let band = &mut counts.bands[band_of(float(concurrency))];
+            let (input, output) = (input.round() as u64, output.round() as u64);
             *band = Band {
                 calls: band.calls + 1,
                 micros: band.micros + (seconds * 1e6).round() as u64,
-                input: band.input + input.round() as u64,
+                input: band.input + input,
                 output: band.output + output,
                 output_squared: band.output_squared + output * output,
-                load: band.load + output * concurrency,
+                input_squared: band.input_squared + input * input,
+                input_output: band.input_output + input * output,
+                load: band.load + 1000 * output * concurrency,
+                spread: 0,
             };
             counts.in_flight = concurrency;
             report(&mut calls, &format!("r-{router}"), 1, counts, second);
@@ -118,8 +121,13 @@ fn what_routers_do_not_see_of_each_other_is_told_from_what_they_have_in_flight()
         let number = second as u64 * 2;
         // Calls of 10 tokens, by a router that has so many of them at each of two endpoints.
         let counts = |own: u64| {
-            let band =
-                Band { calls: number, micros: number, output: number * 10, load: number * 10 * own, ..Band::default() };
+            let band = Band {
+                calls: number,
+                micros: number,
+                output: number * 10,
+                load: 10_000 * number * own,
+                ..Band::default()
+            };
             TierCounts { in_flight: 2 * own, endpoints: 2, bands: vec![band], ..TierCounts::default() }
         };
         report(&mut calls, "a", 1, &counts(3), second);
@@ -128,13 +136,19 @@ fn what_routers_do_not_see_of_each_other_is_told_from_what_they_have_in_flight()
     // Both see a part of the same four at a time.
     let four = calls.bins[4].sums();
     assert!(four[0] > 400.0 && total(&calls.bins)[0] < four[0] + 10.0, "{four:?}");
-    assert!((four[3] / four[2] - 4.0).abs() < 0.1, "{four:?}");
+    assert!((four[4] / four[3] - 4.0).abs() < 0.1, "{four:?}");
 }
 
 #[test]
 fn a_restart_of_a_router_or_of_the_operator_counts_nothing_twice() {
     let counts = |calls: u64| TierCounts {
-        bands: vec![Band { calls, micros: calls * 500_000, output: calls * 10, load: calls * 10, ..Band::default() }],
+        bands: vec![Band {
+            calls,
+            micros: calls * 500_000,
+            output: calls * 10,
+            load: calls * 10_000,
+            ..Band::default()
+        }],
         ..TierCounts::default()
     };
     let mut calls = Calls::default();
@@ -152,17 +166,25 @@ fn a_restart_of_a_router_or_of_the_operator_counts_nothing_twice() {
 }
 
 #[test]
-fn variation_is_of_the_tokens_of_output() {
-    let mut calls = Calls::default();
+fn variation_is_of_the_tokens_call_by_call() {
+    let of = |band: Band| {
+        let mut calls = Calls::default();
+        report(&mut calls, "a", 1, &TierCounts { bands: vec![band], ..TierCounts::default() }, 1);
+        let Variation { output, input, together } = calls.variation().expect("enough");
+        [output, input, together].map(|number| (number * 1e6).round() / 1e6)
+    };
     // Half of 10 tokens, half of 30: a mean of 20 and a deviation of 10.
     let band = Band {
         calls: 100,
         micros: 1,
         output: 2000,
         output_squared: 50 * 100 + 50 * 900,
-        load: 2000,
+        load: 2_000_000,
         ..Band::default()
     };
-    report(&mut calls, "a", 1, &TierCounts { bands: vec![band], ..TierCounts::default() }, 1);
-    assert!(calls.variation().is_some_and(|variation| (variation - 0.25).abs() < 1e-9));
+    assert_eq!(of(band), [0.25, 0.0, 0.0]);
+    // Those of 10 after 100 tokens of input, those of 30 after 300; and the other way round.
+    let input = Band { input: 20_000, input_squared: 50 * 10_000 + 50 * 90_000, ..band };
+    assert_eq!(of(Band { input_output: 50 * 1000 + 50 * 9000, ..input }), [0.25, 0.25, 0.25]);
+    assert_eq!(of(Band { input_output: 100 * 3000, ..input }), [0.25, 0.25, 0.0]);
 }
