@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+# Longest time between two rows: longer, and this machine was stopped, with all that runs on it.
+GAP = 15
 # For how many seconds replicas may be outside of a bound that has just moved: two looks of an autoscaler, and some.
 LAG = 20
 
@@ -36,7 +38,8 @@ def problems(series: list[dict[str, Any]], phases: tuple[tuple[float, int], ...]
     # Each look takes a part of a second itself.
     if len(series) < sum(seconds for _, seconds in phases) / 3 or not during or not before:
         return [f"only {len(series)} rows were seen"]
-    found = []
+    pairs = [(a["at"], b["at"]) for a, b in pairwise(series)]
+    found = [f"nothing was seen from {a:.0f} s to {b:.0f} s" for a, b in pairs if b - a > GAP]
     if max(during) <= before[-1]:
         found.append(f"{before[-1]} replicas before the peak, at most {max(during)} during it")
     if series[-1]["replicas"] >= max(during):

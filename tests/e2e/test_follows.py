@@ -42,6 +42,7 @@ class Follows(unittest.TestCase):
             (seen([(1, 40), (4, 90), (1, 150)], ceiling=3), "not between floor and ceiling for more than 20 s"),
             (seen([(1, 40), (3, 50), (2, 60), (3, 90), (1, 150)]), "the replicas turned round 3 times"),
             (seen([(1, 40), (3, 90), (1, 150)], ceiling=0), "there was no autoscaler"),
+            (GOOD[:50] + GOOD[70:], "nothing was seen from 49 s to 70 s"),
             (GOOD[::4], "only 38 rows were seen"),
             (GOOD[:30], "only 30 rows were seen"),
         ):
