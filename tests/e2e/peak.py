@@ -129,18 +129,19 @@ class Seen:
 
     def look(self) -> dict[str, Any]:
         at = time.monotonic() - self.begin
-        tier = get("mt", POOL)["status"]
-        found = get("hpa,pods", selector=f"smallfirst.dev/tier={POOL}")["items"]
-        autoscaler = next((each for each in found if each["kind"] == "HorizontalPodAutoscaler"), {})
-        bounds = autoscaler.get("spec", {})
+        found = get("hpa,pods,deployments", selector=f"smallfirst.dev/tier={POOL}")["items"]
+        kinds = {each["kind"]: each for each in found}
+        # The tier says it too, but up to half a minute later.
+        deployment, autoscaler = kinds.get("Deployment", {}), kinds.get("HorizontalPodAutoscaler", {})
+        has, bounds = deployment.get("status", {}), autoscaler.get("spec", {})
         return {
             "at": at,
-            "replicas": tier.get("replicas", 0),
-            "ready": tier.get("readyReplicas", 0),
+            "replicas": has.get("replicas", 0),
+            "ready": has.get("readyReplicas", 0),
             "floor": bounds.get("minReplicas", 0),
             "ceiling": bounds.get("maxReplicas", 0),
             "concurrency": read(autoscaler),
-            "queue": self.queue([each["status"]["podIP"] for each in found if "podIP" in each.get("status", {})]),
+            "queue": self.queue([each["status"]["podIP"] for each in found if each["kind"] == "Pod" and "podIP" in each.get("status", {})]),
         }
 
     def queue(self, pods: list[str]) -> int | None:
@@ -215,6 +216,7 @@ class Peak(Case):
         draw(drawn, seen.series, seen.answers, self.phases, folder)
         highest, last = max(now["replicas"] for now in seen.series), seen.series[-1]["replicas"]
         print(f"\n  {len(seen.answers)} requests; at most {highest} replicas, at the end {last}; {len(seen.failed)} failed")
+        print(f"  the provider: {stats(provider_address())}")
         return seen
 
     def followed(self, seen: Seen) -> None:
