@@ -117,6 +117,10 @@ scale-to-zero: ## Scale a pool to zero 20 times, with real pods: what the first 
 handover: ## Change the autoscaler of a pool under load, with real pods: no replica is lost; five minutes beside the images
 	tests/e2e/run handover
 
+.PHONY: keda
+keda: ## Let KEDA itself scale pools, with real pods: a peak, sleep, taking over; 40 minutes beside the images, a first build of KEDA as long
+	tests/e2e/run keda
+
 .PHONY: scaling-llama
 scaling-llama: ## Scale llama.cpp itself by its load, 1x, 5x and 1x; eight minutes beside the images
 	tests/e2e/run llama

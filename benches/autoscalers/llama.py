@@ -1,4 +1,4 @@
-"""The load of `test_scaling.py`, 1x -> 5x -> 1x, at llama.cpp itself with a small model instead of the stand-in.
+"""The load of `peak.py`, 1x -> 5x -> 1x, at llama.cpp itself with a small model instead of the stand-in.
 
 `make scaling-llama` runs it on a cluster of its own. The series goes to target/e2e/scaling-llama.json, drawn in
 scaling-llama.svg beside it. All replicas share this machine's cores: what is seen is that the autoscaler follows and that
@@ -7,8 +7,8 @@ nobody fails, not that more replicas answer more.
 
 from __future__ import annotations
 
+from peak import MANIFEST, Peak, serves
 from portfolio import demo
-from test_scaling import MANIFEST, Peak, serves
 
 ENGINE = """    engine: LlamaCpp
     image: smallfirst.local/llama-server:dev
@@ -26,4 +26,4 @@ class Llama(Peak):
         serves("metricsApi", True)
         self.addCleanup(serves, "metricsApi", False)
         standin = MANIFEST[MANIFEST.index("    engine: Custom") : MANIFEST.index("    scaling:")]
-        self.peak(self.start(demo.replace(MANIFEST, standin, ENGINE)), "scaling-llama")
+        self.followed(self.peak(self.start(demo.replace(MANIFEST, standin, ENGINE)), "scaling-llama"))

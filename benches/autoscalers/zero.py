@@ -12,11 +12,12 @@ import subprocess
 import threading
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from kube import apply, wait_for
+from peak import serves
 from plot import FOLDER
 from portfolio import NAMESPACE, Case, address, demo, get, kubectl
-from test_scaling import serves
 from traffic import Client, Reply, rows
 
 CYCLES = 20
@@ -137,13 +138,17 @@ class Cycle:
     start: float
 
 
-class Zero(Case):
-    def setUp(self) -> None:
-        serves("metricsApi", True)
-        self.addCleanup(serves, "metricsApi", False)
+class Sleeper(Case):
+    """A pool that sleeps and is woken, whoever scales it."""
+
+    cycles = CYCLES
+    # How long it stays after the last request.
+    awake = IDLE
+
+    def start(self, manifest: str) -> None:
         apply(provider())
-        apply(MANIFEST)
-        self.addCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=MANIFEST + "---" + provider())
+        apply(manifest)
+        self.addCleanup(kubectl, "delete", "-f", "-", "--wait=false", stdin=manifest + "---" + provider())
         for kind, name in (("mt", POOL), ("mt", "ample"), ("rp", "zero")):
             wait_for(f"{kind} {name} is Ready", 120, lambda kind=kind, name=name: demo.ready(kind, name))
         kubectl("rollout", "status", "-n", NAMESPACE, "deployment/ample", "--timeout=60s")
@@ -159,8 +164,9 @@ class Zero(Case):
             self.failed.append(f"{model}: {reply.error}")
         return reply
 
-    def cycle(self, mode: str, starts: Starts, chance: random.Random) -> Cycle:
-        wait_for("the pool sleeps", 120, lambda: get("deployment", f"{POOL}-pool")["spec"]["replicas"] == 0)
+    def cycle(self, number: int, starts: Starts, chance: random.Random) -> Cycle:
+        mode = ("skip", "wait")[number % 2]
+        wait_for("the pool sleeps", 120 + self.awake, lambda: get("deployment", f"{POOL}-pool")["spec"]["replicas"] == 0)
         wait_for("its pods are gone", 60, lambda: not get("pods", selector=f"smallfirst.dev/tier={POOL}")["items"])
         begin = time.monotonic()
         first = self.send(mode)
@@ -172,28 +178,30 @@ class Zero(Case):
         found = starts.first(begin)
         self.assertIsNotNone(found, "no pod was made")
         # At about the moment at which it is put to sleep.
-        time.sleep(IDLE * chance.uniform(0.8, 1.3))
+        time.sleep(self.awake * chance.uniform(0.8, 1.3))
         self.send(mode)
         made, start = found or (0.0, 0.0)
         return Cycle(mode, first.seconds, first.steps, made, start)
 
-    def test_a_first_request_hardly_feels_it_and_none_is_lost(self) -> None:
+    def sleeps(self, file: Path) -> list[Cycle]:
         chance = random.Random(7)
         usual = [self.send("next").seconds for _ in range(10)]
         with Starts() as starts:
             cycles = []
-            for number in range(CYCLES):
-                cycles.append(self.cycle(("skip", "wait")[number % 2], starts, chance))
+            for number in range(self.cycles):
+                cycles.append(self.cycle(number, starts, chance))
                 usual += [self.send("next").seconds for _ in range(2)]
                 print(f"  {cycles[-1]}", flush=True)
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         figures = {"next": usual, "cycles": [asdict(cycle) for cycle in cycles], "asked": self.asked, "failed": self.failed}
-        (FOLDER / "zero.json").write_text(json.dumps(figures))
+        file.write_text(json.dumps(figures))
+        self.next = statistics.median(usual)
+        return cycles
 
-        median = statistics.median(usual)
-        skipped = [cycle.first / median for cycle in cycles if cycle.mode == "skip"]
+    def slept(self, cycles: list[Cycle]) -> None:
+        skipped = [cycle.first / self.next for cycle in cycles if cycle.mode == "skip"]
         waited = [cycle.first - cycle.start for cycle in cycles if cycle.mode == "wait"]
-        print(f"  {self.asked} requests, {len(self.failed)} failed; {CYCLES} cycles; the next tier alone takes {median:.2f} s")
+        print(f"  {self.asked} requests, {len(self.failed)} failed; {len(cycles)} cycles; the next tier alone takes {self.next:.2f} s")
         print(f"  Skip: a first answer takes {statistics.median(skipped):.2f} times that, at most {max(skipped):.2f}")
         starting = statistics.median(cycle.start for cycle in cycles)
         print(f"  Wait: {statistics.median(waited):.2f} s longer than the pod's start ({starting:.1f} s), at most {max(waited):.2f} s")
@@ -203,3 +211,11 @@ class Zero(Case):
             self.assertIn(served, cycle.steps, "it was cold, and answered by who was to answer")
         self.assertLessEqual(max(skipped), SKIP)
         self.assertLessEqual(max(waited), WAIT)
+
+
+class Zero(Sleeper):
+    def test_a_first_request_hardly_feels_it_and_none_is_lost(self) -> None:
+        serves("metricsApi", True)
+        self.addCleanup(serves, "metricsApi", False)
+        self.start(MANIFEST)
+        self.slept(self.sleeps(FOLDER / "zero.json"))

@@ -15,11 +15,15 @@ FOLDER = Path(__file__).resolve().parents[2] / "target/e2e"
 
 
 def draw(
-    name: str, series: list[dict[str, Any]], answers: list[tuple[float, float]], phases: tuple[tuple[float, int], ...]
+    name: str,
+    series: list[dict[str, Any]],
+    answers: list[tuple[float, float]],
+    phases: tuple[tuple[float, int], ...],
+    folder: Path = FOLDER,
 ) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({"phases": phases, "series": series, "answers": answers}))
-    figure, (demand, replicas, latency) = pyplot.subplots(3, sharex=True, figsize=(9, 7), layout="constrained")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"phases": phases, "series": series, "answers": answers}))
+    figure, (demand, replicas, queue, latency) = pyplot.subplots(4, sharex=True, figsize=(9, 9), layout="constrained")
     edges = [0.0]
     for _, seconds in phases:
         edges.append(edges[-1] + seconds)
@@ -30,8 +34,11 @@ def draw(
         replicas.step(at, [now[line] for now in series], where="post", label=line)
     replicas.legend()
     replicas.set_ylabel("replicas")
+    # Where the engine does not say, there is no line.
+    queue.step(at, [float("nan") if now["queue"] is None else now["queue"] for now in series], where="post")
+    queue.set_ylabel("requests that wait")
     latency.plot([begin for begin, _ in answers], [seconds for _, seconds in answers], ".", markersize=3)
     latency.set_ylabel("seconds")
     latency.set_xlabel("seconds since the start")
-    figure.savefig(FOLDER / f"{name}.svg")
+    figure.savefig(folder / f"{name}.svg")
     pyplot.close(figure)
