@@ -109,6 +109,11 @@ propagation: ## Measure the time from a change to every router's acknowledgement
 rotation: ## Change Secrets under 200 requests a second, with real pods: no request may fail; about four minutes beside the images
 	tests/e2e/run rotation
 
+.PHONY: image-volumes
+image-volumes: ## Serve a model from an OCI image volume, with real pods and a containerd that is built first; then without it
+	PATH="$$(tests/cluster/run containerd):$$PATH" tests/e2e/run image_volumes.Served
+	tests/e2e/run image_volumes.Lacking
+
 .PHONY: scale-to-zero
 scale-to-zero: ## Scale a pool to zero 20 times, with real pods: what the first request waits, and none lost; a quarter of an hour
 	tests/e2e/run zero

@@ -95,7 +95,8 @@ pub fn tier(tier: &ModelTier, observed: &Observed, outcome: &Outcome, now: Times
     let rollout = pool.map(|pool| {
         // What an autoscaler wants is what is wanted.
         let wanted = deployment.filter(|state| state.autoscaled).map_or(pool.replicas, |state| state.desired);
-        Rollout { name: &name, wanted, state: deployment, scales: pool.scaling.is_some() }
+        let needs = pool.model_from.image.as_ref().map(|_| IMAGE_VOLUME);
+        Rollout { name: &name, wanted, state: deployment, scales: pool.scaling.is_some(), needs }
     });
     let was_ready = match pool.and_then(|pool| pool.scaling.as_ref()) {
         None => conditions.was_ready(outcome),
@@ -160,7 +161,7 @@ pub fn policy(
     conditions.set(resolved(outcome));
     let before = stored.table.as_ref().map(|table| table.hash.as_str());
     let (programmed, again) = programmed::programmed(outcome, observed, &stored.conditions, before, generation, now);
-    let rollout = Rollout { name: &name, wanted: replicas, state: deployment, scales: false };
+    let rollout = Rollout { name: &name, wanted: replicas, state: deployment, scales: false, needs: None };
     let was_ready = conditions.was_ready(outcome);
     let ready = ready(outcome, Some(&rollout), was_ready).and(&programmed, was_ready);
     conditions.set(programmed);
@@ -271,7 +272,13 @@ struct Rollout<'a> {
     state: Option<&'a DeploymentState>,
     /// How many replicas there are is not the spec's matter: that some come and go is no rollout.
     scales: bool,
+    /// What its pods can't start without, and no API server looks at.
+    needs: Option<&'static str>,
 }
+
+/// A kubelet tells a container runtime that has none nothing that a person would understand.
+const IMAGE_VOLUME: &str = "Its pods mount spec.pool.modelFrom.image: the nodes must be able to pull that image, and have a \
+                            container runtime with OCI image volumes (containerd 2.1, CRI-O 1.31)";
 
 /// Ready: the spec is rolled out. Once it was, a replica that is lost for a while shows in Available, not here.
 fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> Verdict {
@@ -286,14 +293,15 @@ fn ready(outcome: &Outcome, rollout: Option<&Rollout<'_>>, was_ready: bool) -> V
     if let Some(invalid) = &outcome.unresolved {
         return Verdict::no(READY, invalid.reason, &invalid.message);
     }
-    let Some(Rollout { name, wanted, state, scales }) = rollout else {
+    let Some(Rollout { name, wanted, state, scales, needs }) = rollout else {
         return Verdict::yes(READY, REASON_ROLLED_OUT, "In force");
     };
     let progressing = || Verdict::no(READY, REASON_PROGRESSING, format!("Deployment {name} is rolling out"));
     let Some(state) = state else { return progressing() };
     let current = state.observed_generation >= state.generation && state.desired == *wanted;
     if current && let Some(message) = &state.deadline_exceeded {
-        return Verdict::no(READY, REASON_PROGRESS_DEADLINE, format!("Deployment {name}: {message}"));
+        let needs = needs.map(|needs| format!(" {needs}")).unwrap_or_default();
+        return Verdict::no(READY, REASON_PROGRESS_DEADLINE, format!("Deployment {name}: {message}{needs}"));
     }
     let complete = current && state.updated == state.desired && state.replicas == state.desired;
     let held = was_ready && (*scales || complete);

@@ -79,6 +79,17 @@ def wheel(pin: pins.Wheel) -> Path:
     return folder(f"wheels/{pin.name}-{pin.version}-{pin.sha256[:16]}", make)
 
 
+def deliver(archive: Path, output: Path) -> None:
+    """Put a kept archive where it is wanted, whole at once."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        os.link(archive, partial)  # hundreds of MB that need no second copy
+    except OSError:
+        shutil.copyfile(archive, partial)
+    os.replace(partial, output)
+
+
 def run(command: list[str], complaint: str, cwd: Path | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, check=False)
     if done.returncode != 0:

@@ -38,3 +38,7 @@ ALIAS = "smollm2-135m-instruct"
 LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libexpat1", "zlib1g")
 
 IMAGE = "smallfirst.local/llama-server:dev"
+
+# The model alone, for a volume; not where the engine's own image has one.
+MODEL_IMAGE = "smallfirst.local/smollm2-135m-instruct:dev"
+MODEL_IN_MODEL_IMAGE = "/weights/smollm2-135m-instruct.gguf"

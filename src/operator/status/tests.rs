@@ -201,9 +201,15 @@ fn a_stuck_rollout_says_why() {
     writes(&mut tier, &[Some(refused.clone())]);
     let ready = condition(&tier.status.as_ref().expect("a status").conditions, READY).clone();
     assert!(ready.message.contains("exceeded quota"), "{}", ready.message);
-    let stuck = DeploymentState { deadline_exceeded: Some("timed out".to_owned()), ..refused };
-    writes(&mut tier, &[Some(stuck)]);
+    let stuck = DeploymentState { deadline_exceeded: Some("timed out.".to_owned()), ..refused };
+    writes(&mut tier, &[Some(stuck.clone())]);
     says(&tier.status.as_ref().expect("a status").conditions, READY, "False", REASON_PROGRESS_DEADLINE);
+    // What no API server looks at is said where it may be the reason.
+    let pool = tier.spec.pool.as_mut().expect("a pool");
+    pool.model_from = serde_json::from_value(json!({"image": {"reference": "a"}})).expect("a source");
+    let status = super::tier(&tier, &seen("llama-pool", stuck), &Outcome::default(), at(9));
+    let message = &condition(&status.conditions, READY).message;
+    assert!(message.contains("timed out. Its pods mount spec.pool.modelFrom.image"), "{message}");
 }
 
 #[test]

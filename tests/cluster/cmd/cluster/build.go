@@ -67,9 +67,9 @@ func fetch(args []string) error {
 	return nil
 }
 
-// keda makes KEDA's image and manifests and prints their folder.
-func keda(args []string) error {
-	set, _ := flags("keda")
+// part makes one that is built only when asked for, and prints its folder.
+func part(name string, args []string, build func(*build.Builder, func(string, ...any)) (string, error)) error {
+	set, _ := flags(name)
 	if err := set.Parse(args); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func keda(args []string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := builder.KEDA(say)
+	dir, err := build(builder, say)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"smallfirst.dev/tests/cluster/internal/build"
 	"smallfirst.dev/tests/cluster/internal/guard"
 	"smallfirst.dev/tests/cluster/internal/instance"
 	"smallfirst.dev/tests/cluster/internal/node"
@@ -32,6 +33,7 @@ const usage = `usage: cluster COMMAND [--run-dir DIR] [--variant full|control-pl
   build                     compile what the variant runs, into the cache
   fetch                     compile helm and kubectl, print their folder
   keda                      compile KEDA, print the folder of keda.tar, its image, and keda.yaml, its manifests
+  containerd                compile a containerd with image volumes, print its folder, to be put first into PATH
 
 The run folder defaults to ${SMALLFIRST_RUN:-/run/smallfirst}/VARIANT.
 Exit code 77: this machine can't, and a line says why.
@@ -84,7 +86,9 @@ func run(args []string) error {
 	case "fetch":
 		return fetch(args)
 	case "keda":
-		return keda(args)
+		return part(command, args, (*build.Builder).KEDA)
+	case "containerd":
+		return part(command, args, (*build.Builder).Containerd)
 	case "hold": // not for people: the process that owns the node's namespaces
 		if len(args) != 1 {
 			return flag.ErrHelp

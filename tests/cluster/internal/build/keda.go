@@ -1,8 +1,6 @@
 package build
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,13 +14,10 @@ import (
 )
 
 // KEDA's module is built in its own folder, so with the dependencies that its own go.mod and go.sum pin.
-const (
-	kedaModule  = "github.com/kedacore/keda/v2"
-	kedaVersion = "v2.21.0"
-	// kedaSum is what Go's checksum database says of the module.
-	kedaSum   = "h1:R6z2HZvstK4RLUMxroNACzBj74xGxt3kG59b5Xc+Xps="
-	kedaImage = "smallfirst.local/keda:" + kedaVersion
-)
+var kedaModule = module{
+	name: "keda", path: "github.com/kedacore/keda/v2", version: "v2.21.0",
+	sum: "h1:R6z2HZvstK4RLUMxroNACzBj74xGxt3kG59b5Xc+Xps=",
+}
 
 // kedaPrograms are the packages by the names that the manifests call them by.
 var kedaPrograms = map[string]string{
@@ -32,9 +27,9 @@ var kedaPrograms = map[string]string{
 // KEDA makes, unless they are there, keda.tar, an image with its three programs, and keda.yaml, its own manifests on that
 // image; gives their folder.
 func (b *Builder) KEDA(say func(string, ...any)) (string, error) {
-	flags := "-s -w -X " + kedaModule + "/version.Version=" + strings.TrimPrefix(kedaVersion, "v")
-	hash := sha256.Sum256([]byte(strings.Join([]string{kedaVersion, kedaSum, b.goVersion, flags}, "\n")))
-	dir := filepath.Join(cacheRoot(), fmt.Sprintf("keda-%x", hash[:8]))
+	flags := "-s -w -X " + kedaModule.path + "/version.Version=" + strings.TrimPrefix(kedaModule.version, "v")
+	name := "smallfirst.local/keda:" + kedaModule.version
+	dir := b.folder(kedaModule, flags)
 	unlock, err := instance.Lock(dir + ".lock")
 	if err != nil {
 		return "", err
@@ -47,22 +42,22 @@ func (b *Builder) KEDA(say func(string, ...any)) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	source, err := b.kedaSource()
+	source, err := b.download(kedaModule)
 	if err != nil {
 		return "", err
 	}
 	files := map[string]string{}
-	for name, pkg := range kedaPrograms {
+	for program, pkg := range kedaPrograms {
 		start := time.Now()
-		say("building %s %s (the first of three takes a quarter of an hour) ...", name, kedaVersion)
-		target := filepath.Join(dir, name)
+		say("building %s %s (the first of three takes a quarter of an hour) ...", program, kedaModule.version)
+		target := filepath.Join(dir, program)
 		if err := compile(source, flags, target, pkg); err != nil {
-			return "", fmt.Errorf("build %s: %w", name, err)
+			return "", fmt.Errorf("build %s: %w", program, err)
 		}
-		files["/"+name] = target
-		say("%s built %.1fs", name, time.Since(start).Seconds())
+		files["/"+program] = target
+		say("%s built %.1fs", program, time.Since(start).Seconds())
 	}
-	spec := image.Spec{Name: kedaImage, Entrypoint: []string{"/keda"}, User: "65532", Files: files}
+	spec := image.Spec{Name: name, Entrypoint: []string{"/keda"}, User: "65532", Files: files}
 	if err := image.WriteFile(filepath.Join(dir, "keda.tar"), spec); err != nil {
 		return "", err
 	}
@@ -75,7 +70,7 @@ func (b *Builder) KEDA(say func(string, ...any)) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("KEDA's manifests: %w", err)
 	}
-	own, err := onImage(string(text), kedaImage, len(kedaPrograms))
+	own, err := onImage(string(text), name, len(kedaPrograms))
 	if err != nil {
 		return "", err
 	}
@@ -84,24 +79,6 @@ func (b *Builder) KEDA(say func(string, ...any)) (string, error) {
 		return "", err
 	}
 	return dir, os.Rename(manifests+".new", manifests)
-}
-
-// kedaSource gives the folder of KEDA's module.
-func (b *Builder) kedaSource() (string, error) {
-	download := exec.Command("go", "mod", "download", "-json", kedaModule+"@"+kedaVersion)
-	download.Dir, download.Stderr = b.source, os.Stderr
-	out, err := download.Output()
-	if err != nil {
-		return "", fmt.Errorf("download %s: %w: %s", kedaModule, err, out)
-	}
-	var module struct{ Dir, Sum string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		return "", err
-	}
-	if module.Sum != kedaSum {
-		return "", fmt.Errorf("%s %s has the sum %s, not %s", kedaModule, kedaVersion, module.Sum, kedaSum)
-	}
-	return module.Dir, nil
 }
 
 var kedaImages = regexp.MustCompile(`image: ghcr\.io/kedacore/\S+`)
