@@ -36,8 +36,10 @@ mod scaling;
 mod server;
 #[path = "operator_cluster/sync.rs"]
 mod sync;
+#[path = "operator_cluster/turns.rs"]
+mod turns;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -52,12 +54,7 @@ use smallfirst::operator::plan::{self, Seen, Settings};
 use smallfirst::runtime::leader::Leader;
 use tokio::sync::watch;
 
-/// One at a time: each test measures what the server is asked.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+use turns::{alone, beside_others};
 
 /// Writes that the operator sent, as method and path.
 #[derive(Clone, Default)]

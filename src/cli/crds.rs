@@ -101,6 +101,17 @@ mod tests {
     }
 
     #[test]
+    fn the_generated_files_are_what_the_types_say() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+        let files = render(false).expect("renders");
+        for (name, text) in &files {
+            let stored = fs::read_to_string(folder.join(name)).expect("a generated file");
+            assert!(stored == *text, "crds/{name} is not what the types say: run 'make crds' and commit");
+        }
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), files.len(), "crds/ has a file of no kind");
+    }
+
+    #[test]
     fn the_chart_keeps_the_definitions_on_uninstall() {
         for (_, text) in render(true).expect("renders") {
             assert!(text.contains("helm.sh/resource-policy: keep"));

@@ -240,7 +240,7 @@ fn autoscalers_change_hands_one_at_a_time_and_the_replicas_stay() {
 
 #[test]
 fn somebody_who_scales_the_tier_meets_no_resistance_and_two_are_told_apart() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let pool = Pool::new(&client, "somebody").await;
         let wire = Wire::default();
@@ -309,7 +309,7 @@ async fn all_ready(client: &Client, ns: &str, wanted: usize) {
 
 #[test]
 fn a_pool_goes_to_zero_when_nobody_asks_and_comes_back_when_somebody_does() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let release = namespace(&client, "zero-release").await;
         let pool = Pool::new(&client, "zero").await;

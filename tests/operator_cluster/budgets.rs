@@ -42,7 +42,7 @@ async fn spend(shared: &Shared, most: usize) -> usize {
 
 #[test]
 fn a_budget_is_shared_by_routers_and_outlives_operators() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "budget").await, namespace(&client, "budget-release").await);
         let start = || Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default());

@@ -176,7 +176,7 @@ async fn told(policies: &Api<RoutingPolicy>, requests: i64) -> (Value, Option<St
 
 #[test]
 fn a_status_says_what_requests_came_to_over_restarts_of_routers_and_operators_and_then_nothing_is_written() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "demand").await, namespace(&client, "demand-release").await);
         let wire = Wire::default();
@@ -241,7 +241,7 @@ fn a_status_says_what_requests_came_to_over_restarts_of_routers_and_operators_an
 
 #[test]
 fn a_tier_that_does_not_answer_is_degraded_until_it_does_again() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "degraded").await, namespace(&client, "degraded-release").await);
         let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;

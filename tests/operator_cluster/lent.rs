@@ -34,7 +34,7 @@ async fn let_through(router: SocketAddr, seconds: u64) -> u32 {
 
 #[test]
 fn a_limit_is_lent_to_the_router_that_needs_it() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "lent").await, namespace(&client, "lent-release").await);
         let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;

@@ -132,7 +132,7 @@ async fn within<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl Fn
 
 #[test]
 fn a_quota_that_is_cut_makes_low_give_way_then_medium_and_never_high() {
-    let _alone = alone();
+    let _turn = beside_others();
     server::with_server(|client| async move {
         let (ns, release) = (namespace(&client, "pressure").await, namespace(&client, "pressure-release").await);
         let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;

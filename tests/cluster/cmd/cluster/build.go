@@ -35,6 +35,9 @@ func buildCommand(args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := able(variant); err != nil {
+		return err
+	}
 	builder, err := newBuilder()
 	if err != nil {
 		return err
