@@ -36,6 +36,8 @@ CYCLES = 6
 ACTIVE = 60
 # A pod is made so soon after the first request. KEDA's own look is up to 30 s later: sooner is only its stream.
 MADE = 2.0
+# So many operators are replaced, and after so many seconds KEDA must listen to the last.
+REPLACED, BACK = 3, 5
 
 
 def cluster(*arguments: str) -> str:
@@ -124,6 +126,16 @@ def numbers_of(seen: Seen) -> list[int]:
 class Sleeps(WithKeda, zero.Sleeper):
     cycles = CYCLES
     awake = ACTIVE + zero.IDLE
+
+    def asleep(self, number: int) -> None:
+        """The last two cycles come after operators that were replaced, one after the other: KEDA waits twice as long after
+        each stream that broke."""
+        if number < CYCLES - 2:
+            return
+        for _ in range(REPLACED):
+            kubectl("rollout", "restart", "-n", "smallfirst-system", "deployment/smallfirst")
+            kubectl("rollout", "status", "-n", "smallfirst-system", "deployment/smallfirst", "--timeout=60s")
+        time.sleep(BACK)
 
     def test_a_first_request_waits_for_no_poll_and_none_is_lost(self) -> None:
         self.start(demo.replace(zero.MANIFEST, BY_HPA, "autoscaler: KEDA"))

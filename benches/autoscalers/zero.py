@@ -164,10 +164,14 @@ class Sleeper(Case):
             self.failed.append(f"{model}: {reply.error}")
         return reply
 
+    def asleep(self, number: int) -> None:
+        """What else happens in a cycle while it sleeps."""
+
     def cycle(self, number: int, starts: Starts, chance: random.Random) -> Cycle:
         mode = ("skip", "wait")[number % 2]
         wait_for("the pool sleeps", 120 + self.awake, lambda: get("deployment", f"{POOL}-pool")["spec"]["replicas"] == 0)
         wait_for("its pods are gone", 60, lambda: not get("pods", selector=f"smallfirst.dev/tier={POOL}")["items"])
+        self.asleep(number)
         begin = time.monotonic()
         first = self.send(mode)
         # It wakes under load, and all are answered by somebody.

@@ -124,6 +124,7 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         sync = Some(told);
         desk = Some((listener, keeper, certificate, Tokens::reviewed_by(client.clone())));
     }
+    let (stop, stopped) = watch::channel(false);
     let controller = Controller::new(client.clone(), args.namespace, settings, election.leader.clone(), sync.clone());
     let mut reception = JoinSet::new();
     if let Some((listener, keeper, certificate, tokens)) = desk {
@@ -143,7 +144,7 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         }
         if let Some(address) = args.scaler_listen {
             let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
-            reception.spawn(scaler::server::serve(listener, Arc::clone(&world)));
+            reception.spawn(scaler::server::serve(listener, Arc::clone(&world), stopped.clone()));
         }
         let books = Arc::new(Books::new(client, election.leader.clone(), Arc::clone(&world), Arc::clone(&queue)));
         let (leader, lending) = (election.leader.clone(), Lending::default());
@@ -153,7 +154,6 @@ async fn operate(args: Args) -> anyhow::Result<ExitCode> {
         reception.spawn(server::serve(listener, certificate, Arc::new(desk)));
     }
 
-    let (stop, stopped) = watch::channel(false);
     let mut ended = stopped.clone();
     let admin = tokio::spawn(admin::serve(listener, routes(&controller), async move {
         let _ = ended.wait_for(|stop| *stop).await;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use smallfirst::operator::scaler::server::serve;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::sync::{Listening, portfolio, ready, says};
 use super::*;
@@ -64,14 +64,21 @@ impl Drop for Keda {
     }
 }
 
-#[test]
-fn keda_is_told_when_a_tier_is_wanted_and_how_much() {
-    let _alone = alone();
-    server::with_server(|client| async move {
-        let (ns, release) = (namespace(&client, "scaler").await, namespace(&client, "scaler-release").await);
+/// An operator that serves the scaler.
+struct Serving {
+    operator: Listening,
+    namespace: String,
+    task: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Serving {
+    /// Of a policy front with the tier small, whose only router is ready and has said nothing yet.
+    async fn start(client: &Client, name: &str, small: impl AsyncFnOnce(&Client, &str)) -> (Self, String) {
+        let (ns, release) = (namespace(client, name).await, namespace(client, &format!("{name}-release")).await);
         let operator = Listening::start(client.clone(), &release, Some(ns.clone()), Leader::default()).await;
-        portfolio(&client, &ns).await;
-        ready(&client, &ns, &["r-0"]).await;
+        small(client, &ns).await;
+        ready(client, &ns, &["r-0"]).await;
         let slices = || async { (!operator.world.slices.ids().is_empty()).then_some(()) };
         until("the ready router", slices).await;
         let id = (ns.clone(), "small".to_owned());
@@ -80,7 +87,24 @@ fn keda_is_told_when_a_tier_is_wanted_and_how_much() {
         until("the policy", || async { operator.world.policies.get(&policy) }).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let serving = tokio::spawn(serve(listener, Arc::clone(&operator.world)));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(serve(listener, Arc::clone(&operator.world), stopped));
+        (Self { operator, namespace: ns, task, stop }, address)
+    }
+
+    async fn stop(self) {
+        self.task.abort();
+        self.operator.stop().await;
+    }
+}
+
+#[test]
+fn keda_is_told_when_a_tier_is_wanted_and_how_much() {
+    let _alone = alone();
+    server::with_server(|client| async move {
+        let of_others = async |client: &Client, ns: &str| drop(portfolio(client, ns).await);
+        let (serving, address) = Serving::start(&client, "scaler", of_others).await;
+        let (ns, operator) = (serving.namespace.clone(), &serving.operator);
         let Some(mut keda) = Keda::start(&address, &ns) else { return };
         let small = json!({"metadata": {"tier": "small", "targetConcurrency": "1.4"}});
 
@@ -137,7 +161,51 @@ fn keda_is_told_when_a_tier_is_wanted_and_how_much() {
             assert!(answer["details"].as_str().unwrap().contains(part), "{answer}");
         }
         drop(keda);
-        serving.abort();
-        operator.stop().await;
+        serving.stop().await;
+    });
+}
+
+#[test]
+fn a_stream_wakes_what_sleeps_until_it_has_woken_and_ends_before_the_operator_does() {
+    let _alone = alone();
+    server::with_server(|client| async move {
+        let asleep = async |client: &Client, ns: &str| {
+            let mut small = tier(ns, "small");
+            small.spec.pool.as_mut().unwrap().replicas = 0;
+            create(client, ns, &small).await;
+            let (path, policy) = route(ns, "small");
+            create(client, ns, &path).await;
+            create(client, ns, &policy).await;
+        };
+        let (serving, address) = Serving::start(&client, "scaler-zero", asleep).await;
+        let (ns, world) = (serving.namespace.clone(), Arc::clone(&serving.operator.world));
+        let id = (ns.clone(), "small".to_owned());
+        until("the pool at zero", || async { world.is_asleep(&id).then_some(()) }).await;
+        let Some(mut keda) = Keda::start(&address, &ns) else { return };
+        let active = |line: &Value| line["answer"]["result"].as_bool();
+
+        says(&world, &ns, 1, 0);
+        let first = keda.ask("StreamIsActive", json!({"metadata": {"tier": "small", "targetConcurrency": "1"}})).await;
+        assert_eq!(active(&first), Some(false), "{first}");
+        // What KEDA did about the first may have failed, or was undone by what it had seen before.
+        says(&world, &ns, 2, 3);
+        for _ in 0..3 {
+            let told = keda.read().await;
+            assert_eq!(active(&told), Some(true), "{told}");
+        }
+        let tiers: Api<ModelTier> = Api::namespaced(client.clone(), &ns);
+        let woken = Patch::Merge(json!({"spec": {"pool": {"replicas": 1}}}));
+        tiers.patch("small", &PatchParams::default(), &woken).await.unwrap();
+        until("the pool woken", || async { (!world.is_asleep(&id)).then_some(()) }).await;
+        while keda.lines.try_recv().is_ok() {}
+        pause(3000).await;
+        assert_eq!(keda.lines.try_recv().ok(), None, "said once too often");
+
+        // KEDA comes back at once to a stream that ended, and hesitates after one that broke.
+        serving.stop.send(true).unwrap();
+        let last = keda.read().await;
+        assert_eq!(last["code"], "OK", "{last}");
+        drop(keda);
+        serving.stop().await;
     });
 }

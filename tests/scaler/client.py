@@ -3,7 +3,7 @@
     client.py HOST:PORT
 
 Each line in is a call, {"call", "namespace", "metadata", "metricName"}, and each line out what came of it:
-{"call", "answer"} or {"call", "code", "details"}. A stream says a line for each message.
+{"call", "answer"} or {"call", "code", "details"}. A stream says a line for each message, and its code when it ends.
 """
 
 import json
@@ -31,6 +31,8 @@ def main() -> None:
             answers = getattr(scaler, name)(request)
             for answer in answers if name.startswith("Stream") else [answers]:
                 say(call=name, answer=MessageToDict(answer, always_print_fields_with_no_presence=True))
+            if name.startswith("Stream"):
+                say(call=name, code="OK")
         except grpc.RpcError as error:
             say(call=name, code=error.code().name, details=error.details())
 

@@ -143,6 +143,14 @@ impl World {
         Some((deployment_state(&object), object.resource_version()))
     }
 
+    /// Whether a tier has a pool, and that asks for no replica.
+    #[must_use]
+    pub fn is_asleep(&self, tier: &Id) -> bool {
+        let uid = current(&self.tiers, tier).and_then(|tier| tier.metadata.uid).unwrap_or_default();
+        let pool = (tier.0.clone(), format!("{}-pool", tier.1));
+        self.deployment(&uid, &pool).is_some_and(|(state, _)| state.desired == 0)
+    }
+
     /// Adds the table that a policy published last.
     pub fn add_table(&self, observed: &mut Observed, owner: &str, policy: &str) {
         let published = self.published(owner, &(observed.namespace.clone(), policy.to_owned()));

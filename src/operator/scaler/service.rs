@@ -60,6 +60,12 @@ pub fn is_active(world: &World, object: &ScaledObjectRef, now: Instant) -> Resul
     concurrency(world, &tier, now).map(|_| false)
 }
 
+/// Whether the pool of a trigger's tier is at zero.
+#[must_use]
+pub fn is_asleep(world: &World, object: &ScaledObjectRef) -> bool {
+    tier_of(world, object).is_ok_and(|tier| world.is_asleep(&tier))
+}
+
 /// The metric, and what a replica should have of it.
 ///
 /// # Errors
