@@ -304,4 +304,6 @@ fn solve(matrix: &[[f64; 3]; 3], right: &[f64; 3], subset: &[usize]) -> Option<[
 }
 
 #[cfg(test)]
+mod company;
+#[cfg(test)]
 mod tests;

@@ -6,10 +6,10 @@ use super::*;
 use crate::routing::counts::{BANDS, band_of};
 
 /// A deterministic sequence of numbers in 0..1 (SplitMix64).
-struct Draws(u64);
+pub(super) struct Draws(pub(super) u64);
 
 impl Draws {
-    fn next(&mut self) -> f64 {
+    pub(super) fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -18,7 +18,7 @@ impl Draws {
     }
 }
 
-fn report(calls: &mut Calls, pod: &str, incarnation: u64, counts: &TierCounts, at: i64) {
+pub(super) fn report(calls: &mut Calls, pod: &str, incarnation: u64, counts: &TierCounts, at: i64) {
     calls.report(Heard { pod, incarnation, sequence: at as u64, age: at, at }, counts);
 }
 
@@ -74,7 +74,7 @@ fn hour(engine: Engine, routers: u64, most: f64, draws: &mut Draws) -> Calls {
     calls
 }
 
-fn time(service: Service, input: f64, output: f64, requests: f64) -> f64 {
+pub(super) fn time(service: Service, input: f64, output: f64, requests: f64) -> f64 {
     match service {
         Service::Batching { alpha, beta, gamma } => gamma * input + output * (alpha + beta * requests),
         Service::Constant { seconds } => seconds,
