@@ -86,8 +86,8 @@ impl Calls {
 
     /// Adds calls, beside which others' requests were at the replica.
     fn add(&mut self, news: &Band, others: f64, known: bool, now: i64) {
-        let [calls, input, output, load] = [news.calls, news.input, news.output, news.load].map(float);
-        let [load, spread] = [load / 1000.0, float(news.spread) / 1000.0];
+        let [calls, input, output] = [news.calls, news.input, news.output].map(float);
+        let [load, spread] = [news.load, news.spread].map(|thousandths| float(thousandths) / 1000.0);
         let (seconds, load) = (float(news.micros) / 1e6, output.mul_add(others, load));
         let Some(sums) = self.bins.get_mut(if output > 0.0 { bin(load / output) } else { 0 }) else { return };
         // The variance of a sum grows with its calls: each call weighs the same.
