@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kube import apply, wait_for
-from peak import serves
+from peak import frontier, serves
 from plot import FOLDER
 from portfolio import NAMESPACE, Case, address, demo, get, kubectl
 from traffic import Client, Reply, rows
@@ -46,20 +46,7 @@ spec:
     perReplica: {{concurrency: 4}}
     scaling: {{min: 0, max: 2, autoscaler: HorizontalPodAutoscaler, idleAfter: {IDLE}s}}
 ---
-apiVersion: smallfirst.dev/v1alpha1
-kind: ModelTier
-metadata: {{name: ample, namespace: {NAMESPACE}}}
-spec:
-  class: Frontier
-  owner: team-load
-  model: {{name: frontier-large, contextTokens: 4096, capabilities: [Chat, Streaming, JSONSchema]}}
-  prices: [{{inputPerMillion: "2.5", outputPerMillion: "10"}}]
-  provider:
-    api: OpenAI
-    baseURL: http://ample.{NAMESPACE}.svc:8080/v1
-    credential: {{secretKeyRef: {{name: frontier-key, key: token}}}}
-    account: ample
----
+{frontier("ample")}---
 apiVersion: smallfirst.dev/v1alpha1
 kind: EscalationPath
 metadata: {{name: skips, namespace: {NAMESPACE}}}

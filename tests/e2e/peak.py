@@ -28,6 +28,26 @@ MOST = 4
 PHASES = ((1.5, 45), (7.5, 150), (1.5, 150))
 QUOTA = 60
 STABILIZATION = 45
+
+
+def frontier(name: str) -> str:
+    """A tier at a provider that is a stand-in of that name, to which more of `provider` can be added."""
+    return f"""apiVersion: smallfirst.dev/v1alpha1
+kind: ModelTier
+metadata: {{name: {name}, namespace: {NAMESPACE}}}
+spec:
+  class: Frontier
+  owner: team-load
+  model: {{name: frontier-large, contextTokens: 4096, capabilities: [Chat, Streaming, JSONSchema]}}
+  prices: [{{inputPerMillion: "2.5", outputPerMillion: "10"}}]
+  provider:
+    api: OpenAI
+    baseURL: http://{name}.{NAMESPACE}.svc:8080/v1
+    credential: {{secretKeyRef: {{name: frontier-key, key: token}}}}
+    account: {name}
+"""
+
+
 MANIFEST = f"""
 apiVersion: smallfirst.dev/v1alpha1
 kind: ModelTier
@@ -48,20 +68,7 @@ spec:
     scaling: {{min: 1, max: {MOST}, autoscaler: HorizontalPodAutoscaler, scaleDownStabilization: {STABILIZATION}s}}
     sizing: {{waitTarget: {{within: 2s}}}}
 ---
-apiVersion: smallfirst.dev/v1alpha1
-kind: ModelTier
-metadata: {{name: scarce, namespace: {NAMESPACE}}}
-spec:
-  class: Frontier
-  owner: team-load
-  model: {{name: frontier-large, contextTokens: 4096, capabilities: [Chat, Streaming, JSONSchema]}}
-  prices: [{{inputPerMillion: "2.5", outputPerMillion: "10"}}]
-  provider:
-    api: OpenAI
-    baseURL: http://scarce.{NAMESPACE}.svc:8080/v1
-    credential: {{secretKeyRef: {{name: frontier-key, key: token}}}}
-    account: scarce
-    quota: {{requestsPerMinute: {QUOTA}}}
+{frontier("scarce")}    quota: {{requestsPerMinute: {QUOTA}}}
 ---
 apiVersion: smallfirst.dev/v1alpha1
 kind: EscalationPath
