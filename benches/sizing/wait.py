@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Compare the wait for a slot that `smallfirst plan` predicts with the one at a real llama.cpp server.
 
-    benches/sizing/wait.py --smallfirst target/release/smallfirst [--requests 800]
+    benches/sizing/wait.py --smallfirst target/release/smallfirst [--requests 1000] [--recorded FILE]
 
 A server with 1, 2 and 4 slots gets requests by chance (Poisson) at three rates. From those calls, counted as a router counts
 them, the operator's own estimator finds S(b), as it does of live traffic; and the server's own timings say when it began
-with each: what is before that is the wait. A quarter of an hour; its end is target/bench/sizing-wait.json. Exit code 1: a
-prediction is further off than 25 %.
+with each: what is before that is the wait. Half an hour; its end is target/bench/sizing-wait.json, and the calls themselves are
+beside it, from which predictions can be made again (`--recorded`). Exit code 1: a prediction is further off than 25 %.
 
 A p95 of a thousand waits is much a matter of chance, because a queue remembers: at a load of 0.8 its relaxation time is 90
 services. So the same arrivals and lengths also go through an ideal server with that S(b), and what its p95 differs from that
@@ -30,7 +30,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,9 @@ BOUND = 0.25
 PERCENTILE = 0.95
 # Arrivals of the long run.
 LONG = 200_000
+# Tokens of an answer, on average. An engine takes a request in between two of its steps, a token each: the shorter answers are,
+# the more of what is measured is not the wait for a slot, but for the end of a step.
+OUTPUT = 8
 MANIFESTS = """
 apiVersion: smallfirst.dev/v1alpha1
 kind: ModelTier
@@ -83,6 +86,17 @@ class Call:
     @property
     def wait(self) -> float:
         return max(0.0, self.seconds - self.worked)
+
+
+@dataclass(frozen=True)
+class Recording:
+    slots: int
+    # A part of what the server did with every slot busy.
+    load: float
+    # When requests came, and the tokens that they asked for.
+    coming: list[tuple[float, int]]
+    rate: float
+    calls: list[Call]
 
 
 class Engine:
@@ -133,12 +147,12 @@ class Engine:
         return calls
 
 
-def length(chance: random.Random, mean: float = 3) -> int:
+def length(chance: random.Random, mean: float = OUTPUT) -> int:
     """Tokens of an answer: geometric, at least one."""
     return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))
 
 
-def full(engine: Engine, slots: int, calls: int = 120) -> float:
+def full(engine: Engine, slots: int, calls: int = 60) -> float:
     """Requests a second with every slot busy, and nobody waiting: a client a slot, each asking again after an answer."""
 
     def client(number: int) -> None:
@@ -239,17 +253,22 @@ def spread(values: list[float], parts: int = 10) -> float:
     return statistics.stdev(each) / math.sqrt(parts)
 
 
-def row(args: argparse.Namespace, fit_program: Path, slots: int, load: float) -> dict[str, object]:
+def measure(slots: int, load: float, requests: int) -> Recording:
     """One server, one load."""
     with ExitStack() as stack:
         engine = Engine(stack, slots)
         full(engine, slots, 10)
         most = full(engine, slots)
-        coming = arrivals(load * most, args.requests, round(1000 * (slots + load)))
-        rate, calls = opened(engine, coming)
+        # With four slots fewer have to wait.
+        coming = arrivals(load * most, requests * slots // min(slots, 2), round(1000 * (slots + load)))
+        return Recording(slots, load, coming, *opened(engine, coming))
+
+
+def row(smallfirst: Path, fit_program: Path, run: Recording) -> dict[str, object]:
+    slots, load, coming, rate, calls = run.slots, run.load, run.coming, run.rate, run.calls
     # From no other calls: the machine's own speed changes by more than waits allow.
     waits, fit = [call.wait for call in calls], fitted(fit_program, slots, calls)
-    expected, measured, error = predicted(args.smallfirst, slots, fit, rate, calls), percentile(waits), spread(waits)
+    expected, measured, error = predicted(smallfirst, slots, fit, rate, calls), percentile(waits), spread(waits)
     input_ = statistics.fmean(call.input for call in calls)
     here, always = (percentile(ideal(fit, slots, input_, each)) for each in (coming, arrivals(rate, LONG, 1)))
     luck = here / always if always else 1.0
@@ -265,19 +284,30 @@ def row(args: argparse.Namespace, fit_program: Path, slots: int, load: float) ->
     # How much the machine's own speed changed meanwhile: the mean work of each tenth by that of all.
     size, work = len(calls) // 10, statistics.fmean(call.worked for call in calls)
     pace = [statistics.fmean(call.worked for call in calls[i * size : (i + 1) * size]) / work for i in range(10)]
-    measures = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured, "luck": luck, "pace": pace}
+    measures = {"slots": slots, "load": load, "rate": rate, "predicted": expected, "measured": measured, "ideal": always, "luck": luck, "pace": pace}
     return measures | {"error": error, "off": off, "requests": len(calls), "fit": fit}
 
 
 def main() -> None:
     parser = rig.parser(__doc__)
-    parser.add_argument("--requests", type=int, default=800, help="of each load (default: 800)")
+    parser.add_argument("--requests", type=int, default=1000, help="of each load, twice as many with four slots (default: 1000)")
     parser.add_argument("--slots", type=int, nargs="*", default=SLOTS, help="of the server (default: 1 2 4)")
+    parser.add_argument("--recorded", type=Path, help="calls that an earlier run has kept, in the place of a server")
     args: argparse.Namespace = parser.parse_args()
     fit_program = rig.build(args.profile, "fit")["fit"]
     folder = ROOT / "target/bench"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row(args, fit_program, slots, load) for slots in args.slots for load in LOADS]
+    if args.recorded:
+        kept = json.loads(args.recorded.read_text())
+        runs = iter([Recording(**run | {"calls": [Call(**call) for call in run["calls"]]}) for run in kept])
+    else:
+        runs = (measure(slots, load, args.requests) for slots in args.slots for load in LOADS)
+    recordings, rows = [], []
+    for run in runs:
+        recordings.append(asdict(run))
+        if not args.recorded:
+            (folder / "sizing-wait-calls.json").write_text(json.dumps(recordings))
+        rows.append(row(args.smallfirst, fit_program, run))
     machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
     (folder / "sizing-wait.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     far = [row for row in rows if abs(row["off"]) > BOUND]
