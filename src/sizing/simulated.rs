@@ -194,6 +194,12 @@ fn the_closed_form_is_as_a_simulation_finds() {
     compare(&[0.3, 0.6, 0.8, 0.95], false, 60_000, 0.95);
 }
 
+/// Where a wait is rare several slots are taken at once by chance, not because the pool is busy.
+#[test]
+fn the_closed_form_is_as_a_simulation_finds_of_rare_waits() {
+    compare(&[0.3, 0.6], false, 60_000, 0.99);
+}
+
 #[test]
 fn the_closed_form_is_as_a_simulation_of_batches_finds() {
     compare(&[0.6, 0.95], true, 20_000, 0.95);

@@ -7,8 +7,9 @@
 //! Above c requests the rate is constant, so that a request that must wait does so as in a queue with one server of that
 //! rate: exactly, for exponential work, exp(-(mu_c - lambda) t). Work that varies more is taken for a mixture of two
 //! exponentials with its mean and variance, for which the wait has a closed form as well (M/H2/1). For work that varies less
-//! the tail is exponential with the mean of Pollaczek and Khinchine (M/G/1): the true one falls faster far out, so that this
-//! errs on the side of capacity. See `src/docs/adr/0018-waiting-in-slots.md`.
+//! the tail is exponential with the mean that Cosmetatos gives, between that of Pollaczek and Khinchine (M/G/1), which holds
+//! of busy pools and of one slot, and that of exponential work: the true one falls faster far out, so that this errs on the
+//! side of capacity. See `src/docs/adr/0018-waiting-in-slots.md`.
 
 /// What one replica does, by the number of requests it works on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,18 +124,26 @@ impl Chain {
             return 0.0;
         }
         let full = self.replicas() * self.speed.full();
-        delayed * tail(full, rho, self.variation, seconds)
+        delayed * tail(full, rho, self.slots, self.variation, seconds)
     }
 }
 
-/// Probability that a wait that happens is longer than `t` seconds, in a queue with one server of `rate`, used to `rho`,
-/// whose work has the squared coefficient of variation `v`.
-fn tail(rate: f64, rho: f64, v: f64, t: f64) -> f64 {
+/// Probability that a wait that happens is longer than `t` seconds, in a queue with `slots` servers that do `rate` together,
+/// used to `rho`, whose work has the squared coefficient of variation `v`.
+fn tail(rate: f64, rho: f64, slots: f64, v: f64, t: f64) -> f64 {
     if v < 1.0 {
-        // Its mean is (1 + v) / (2 rate (1 - rho)).
-        return (-2.0 * (1.0 - rho) * rate * t / (1.0 + v)).exp();
+        return (-(1.0 - rho) * rate * t / steadier(rho, slots, v)).exp();
     }
     hyperexponential(rate, rho, v, t)
+}
+
+/// What the mean wait is of that with exponential work, where work varies less (`v` below 1). With one server or where all
+/// are busy it is (1 + v) / 2, but whoever comes at a rare moment at which several servers are taken waits for the first of them,
+/// and that takes nearly as long however little work varies. (G. P. Cosmetatos, Some approximate equilibrium results for the
+/// multi-server queue M/G/r, Operational Research Quarterly 27, 1976.)
+fn steadier(rho: f64, slots: f64, v: f64) -> f64 {
+    let fixed = 1.0 + (1.0 - rho) * (slots - 1.0).max(0.0) * ((4.0 + 5.0 * slots).sqrt() - 2.0) / (16.0 * rho * slots);
+    (1.0 - v).mul_add(f64::min(0.5 * fixed, 1.0), v)
 }
 
 /// In units of 1 / `rate`: the work is with probability p of rate 2p, else of rate 2q, q = 1 - p (two exponentials that
@@ -184,7 +193,8 @@ mod tests {
         for v in [0.0, 0.6, 1.0, 2.0, 4.0] {
             let rho = 0.8;
             let step = 0.001;
-            let mean: f64 = (0..200_000).map(|i| rho * tail(1.0, rho, v, (f64::from(i) + 0.5) * step) * step).sum();
+            let mean: f64 =
+                (0..200_000).map(|i| rho * tail(1.0, rho, 1.0, v, (f64::from(i) + 0.5) * step) * step).sum();
             let known = rho * (1.0 + v) / (2.0 * (1.0 - rho));
             assert!((mean - known).abs() < known * 1e-3, "{v}: {mean} {known}");
         }
