@@ -33,7 +33,8 @@ def build(profile: str, *names: str) -> dict[str, Path]:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Flags that all runs have."""
+    """Flags that all runs have. One that is told to end ends what it has started, on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--smallfirst", type=Path, required=True, help="the binary")
     # Without link-time optimisation, which takes minutes.
