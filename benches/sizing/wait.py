@@ -147,9 +147,9 @@ class Engine:
         return calls
 
 
-def length(chance: random.Random, mean: float = OUTPUT) -> int:
+def length(chance: random.Random) -> int:
     """Tokens of an answer: geometric, at least one."""
-    return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))
+    return 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / OUTPUT))
 
 
 def full(engine: Engine, slots: int, calls: int = 60) -> float:
@@ -260,7 +260,7 @@ def measure(slots: int, load: float, requests: int) -> Recording:
         full(engine, slots, 10)
         most = full(engine, slots)
         # With four slots fewer have to wait.
-        coming = arrivals(load * most, requests * slots // min(slots, 2), round(1000 * (slots + load)))
+        coming = arrivals(load * most, requests * max(1, slots // 2), round(1000 * (slots + load)))
         return Recording(slots, load, coming, *opened(engine, coming))
 
 
@@ -299,7 +299,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if args.recorded:
         kept = json.loads(args.recorded.read_text())
-        runs = iter([Recording(**run | {"calls": [Call(**call) for call in run["calls"]]}) for run in kept])
+        runs = (Recording(**run | {"calls": [Call(**call) for call in run["calls"]]}) for run in kept)
     else:
         runs = (measure(slots, load, args.requests) for slots in args.slots for load in LOADS)
     recordings, rows = [], []
