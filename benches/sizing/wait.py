@@ -76,16 +76,14 @@ spec:
 class Call:
     input: int
     output: int
-    # From sending it to the end of its answer, and what of it the server worked on it.
-    seconds: float
+    # When it was sent and when its answer ended, and how long the server worked on it.
+    begin: float
+    end: float
     worked: float
-    # Requests in flight meanwhile, as a router counts them: the mean over its time, and the variance.
-    concurrency: float
-    variance: float
 
     @property
     def wait(self) -> float:
-        return max(0.0, self.seconds - self.worked)
+        return max(0.0, self.end - self.begin - self.worked)
 
 
 @dataclass(frozen=True)
@@ -109,41 +107,23 @@ class Engine:
         stack.callback(process.wait)
         stack.callback(process.kill)
         rig.until(lambda: bool(rig.get(f"http://127.0.0.1:{self.port}/health")), "an engine", 120)
-        self.lock, self.in_flight, self.calls = threading.Lock(), 0, []
-        # The integrals over time of how many are in flight, and of the square of that.
-        self.now, self.sum, self.squares = time.monotonic(), 0.0, 0.0
-
-    def passed(self) -> tuple[float, float, float]:
-        now = time.monotonic()
-        self.sum += self.in_flight * (now - self.now)
-        self.squares += self.in_flight**2 * (now - self.now)
-        self.now = now
-        return now, self.sum, self.squares
+        self.calls: list[Call] = []
 
     def ask(self, output: int) -> None:
         asked = {"prompt": "The river", "max_tokens": output, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        with self.lock:
-            begin, sum_, squares = self.passed()
-            self.in_flight += 1
+        begin = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request("POST", "/v1/completions", json.dumps(asked), {"content-type": "application/json"})
         answer = json.loads(connection.getresponse().read())
-        with self.lock:
-            end = self.passed()
-            self.in_flight -= 1
+        end = time.monotonic()
         connection.close()
-        seconds = end[0] - begin
-        concurrency = (end[1] - sum_) / seconds
-        variance = max(0.0, (end[2] - squares) / seconds - concurrency**2)
         usage, timings = answer["usage"], answer["timings"]
         worked = (timings["prompt_ms"] + timings["predicted_ms"]) / 1000
-        with self.lock:
-            self.calls.append(Call(usage["prompt_tokens"], usage["completion_tokens"], seconds, worked, concurrency, variance))
+        self.calls.append(Call(usage["prompt_tokens"], usage["completion_tokens"], begin, end, worked))
 
     def taken(self) -> list[Call]:
-        """The calls since the last time."""
-        with self.lock:
-            calls, self.calls = self.calls, []
+        """The calls since the last time: none may be under way."""
+        calls, self.calls = self.calls, []
         return calls
 
 
@@ -216,10 +196,7 @@ def ideal(fit: dict[str, float], slots: int, input_: float, coming: list[tuple[f
 
 def fitted(program: Path, slots: int, calls: list[Call]) -> dict[str, float]:
     """By the operator's estimator: gamma, alpha, beta."""
-    lines = [
-        json.dumps({"concurrency": c.concurrency, "variance": c.variance, "input": c.input, "output": c.output, "seconds": c.seconds})
-        for c in calls
-    ]
+    lines = [json.dumps({"begin": c.begin, "end": c.end, "input": c.input, "output": c.output}) for c in calls]
     ran = subprocess.run([program, str(slots)], input="\n".join(lines), check=True, text=True, stdout=subprocess.PIPE)
     return json.loads(ran.stdout)
 

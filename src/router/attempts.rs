@@ -245,10 +245,6 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallE
                 } else {
                     endpoint.circuit().success(rules, now);
                 }
-                // A stream that goes on is counted at its end.
-                if let (Some(usage), Body::Plain(_) | Body::Stream(_)) = (answered.answer.usage, &answered.body) {
-                    upstream.tally.answered(begin.elapsed(), answered.concurrency, usage);
-                }
                 return Ok(answered);
             }
             Err(error) => {

@@ -12,7 +12,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, AnswerError};
-use super::crowd::Concurrency;
 use super::degraded::SHARES;
 use super::endpoints::{Endpoint, Occupied};
 use super::errors::Problem;
@@ -94,11 +93,9 @@ pub struct Answered {
     pub body: Body,
     /// Time from the call to the first event of a stream, or to the head of any other reply.
     pub began: Duration,
-    /// Calls that its endpoint worked on meanwhile, this one included. Of a stream that goes on: so far.
-    pub concurrency: Concurrency,
 }
 
-/// Calls an endpoint and reads its answer.
+/// Calls an endpoint and reads its answer. A stream that goes on is counted at its end, any other answer here.
 ///
 /// # Errors
 /// When there is no answer, with what that means for the path.
@@ -117,27 +114,28 @@ pub async fn call(
     if streams && !wants.stream {
         return Err(CallError::of(FailoverReason::ServerError, "a stream that nobody asked for"));
     }
-    let concurrency;
-    let (answer, body) = if streams {
-        let mut live = Live::new(response.into_body(), connection, occupied, begin);
+    let (answer, body, occupied) = if streams {
+        let mut live = Live::new(response.into_body(), connection, occupied);
         let enough = wants.commit_after.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         let prefix = live.begin(enough).await?;
         began = live.began().map_or(began, |at| at - begin);
-        concurrency = live.concurrency();
         if let Some(answer) = prefix {
-            return Ok(Answered { answer, body: Body::Live(Box::new(live)), began, concurrency });
+            return Ok(Answered { answer, body: Body::Live(Box::new(live)), began });
         }
-        let Live { mut events, reader, connection, .. } = live;
+        let Live { mut events, reader, connection, occupied, .. } = live;
         pool.put(endpoint, connection);
         reader.unify(&mut events);
-        (reader.finish(), Body::Stream(events))
+        (reader.finish(), Body::Stream(events), occupied)
     } else {
         let body = read(response.into_body()).await?;
-        concurrency = occupied.concurrency();
         pool.put(endpoint, connection);
-        (Answer::from_completion(&body, wants.alternatives), Body::Plain(body))
+        (Answer::from_completion(&body, wants.alternatives), Body::Plain(body), occupied)
     };
-    Ok(Answered { answer: answer.map_err(broken)?, body, began, concurrency })
+    let answer = answer.map_err(broken)?;
+    if let Some(usage) = answer.usage {
+        occupied.answered(&upstream.tally, usage);
+    }
+    Ok(Answered { answer, body, began })
 }
 
 /// Calls an endpoint for a stream, of which nothing is read.
@@ -151,12 +149,11 @@ pub(super) async fn open(
     body: &Bytes,
     request_id: &HeaderValue,
 ) -> Result<Live, CallError> {
-    let begin = Instant::now();
     let (response, connection, occupied) = send(pool, upstream, endpoint, body, request_id).await?;
     if !is_stream(&response) {
         return Err(CallError::of(FailoverReason::ServerError, "no stream"));
     }
-    Ok(Live::new(response.into_body(), connection, occupied, begin))
+    Ok(Live::new(response.into_body(), connection, occupied))
 }
 
 /// Sends a request, until there is the head of a 200.

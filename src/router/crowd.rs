@@ -1,69 +1,68 @@
-//! How many requests an endpoint had while it worked on one: the mean over the time of that request, and the variance.
+//! How many requests an endpoint has, and for how long.
 //!
-//! What they are at its beginning and at its end says too little: a request of a batching server is slow as long as it has
-//! company, and S(b) came out an eighth too fast for full replicas.
+//! How fast an endpoint works on n requests shows in how often one of n leaves it. So the time is kept by n until the next
+//! of them leaves: if its call is counted, it takes that time along; if it is not, it broke off or its client left, the time
+//! is forgotten. Each time between two that leave belongs to the second, so that nothing is said of an endpoint that is
+//! frozen, and nothing wrong of one whose calls can't all be counted.
 
 use std::time::Instant;
 
-/// Requests that an endpoint had at a time, while it worked on one, this one included.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Concurrency {
-    /// Their mean over the time, at least 1.
-    pub mean: f64,
-    /// Their variance over the time.
-    pub variance: f64,
+use crate::routing::counts::{BANDS, band_of};
+
+/// For how long an endpoint had a band's number of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Passed {
+    /// Seconds.
+    pub seconds: f64,
+    /// Those seconds times the requests, summed up: request-seconds.
+    pub requests: f64,
 }
 
-/// The requests of an endpoint, and the integrals over time of their number and of its square.
+/// The requests of an endpoint.
 #[derive(Debug)]
-pub(super) struct Crowd {
-    requests: f64,
-    now: Moment,
-}
-
-/// The integrals at a moment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub struct Crowd {
+    requests: usize,
     at: Instant,
-    sum: f64,
-    squares: f64,
+    passed: [Passed; BANDS],
 }
 
 impl Crowd {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { requests: 0.0, now: Moment { at: now, sum: 0.0, squares: 0.0 } }
+    /// None yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { requests: 0, at: now, passed: [Passed::default(); BANDS] }
     }
 
-    /// Time passed.
+    /// Time passed. The clock of one thread may have been read before another's.
     fn pass(&mut self, now: Instant) {
-        let seconds = now.saturating_duration_since(self.now.at).as_secs_f64();
-        self.now.sum += self.requests * seconds;
-        self.now.squares += self.requests * self.requests * seconds;
-        self.now.at = self.now.at.max(now);
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        if let Some(passed) = self.passed.get_mut(band_of(self.requests)).filter(|_| self.requests > 0) {
+            passed.seconds += seconds;
+            #[expect(clippy::cast_precision_loss, reason = "requests of one endpoint")]
+            let requests = self.requests as f64;
+            passed.requests += requests * seconds;
+        }
     }
 
-    /// One more.
-    pub(super) fn enter(&mut self, now: Instant) -> Moment {
+    /// One more: how many there are now.
+    pub fn enter(&mut self, now: Instant) -> usize {
         self.pass(now);
-        self.requests += 1.0;
-        self.now
+        self.requests += 1;
+        self.requests
+    }
+
+    /// What passed, by band, since one left or this was asked: of a call that is counted, just before it leaves.
+    pub fn take(&mut self, now: Instant) -> [Passed; BANDS] {
+        self.pass(now);
+        std::mem::take(&mut self.passed)
     }
 
     /// One less.
-    pub(super) fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, now: Instant) {
         self.pass(now);
-        self.requests -= 1.0;
-    }
-
-    /// How many there were since a moment.
-    pub(super) fn since(&mut self, then: Moment, now: Instant) -> Concurrency {
-        self.pass(now);
-        let seconds = self.now.at.saturating_duration_since(then.at).as_secs_f64();
-        if seconds <= 0.0 {
-            return Concurrency { mean: self.requests.max(1.0), variance: 0.0 };
-        }
-        let mean = ((self.now.sum - then.sum) / seconds).max(1.0);
-        Concurrency { mean, variance: ((self.now.squares - then.squares) / seconds - mean * mean).max(0.0) }
+        self.requests = self.requests.saturating_sub(1);
+        self.passed = [Passed::default(); BANDS];
     }
 }
 
@@ -74,25 +73,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn company_counts_for_as_long_as_it_lasts() {
+    fn the_time_between_two_that_leave_belongs_to_the_second() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
+        let seen = |passed: [Passed; BANDS]| [0, 1, 2].map(|band| (passed[band].seconds, passed[band].requests));
         let mut crowd = Crowd::new(begin);
-        let first = crowd.enter(at(10));
-        let alone = crowd.since(first, at(12));
-        assert_eq!(alone, Concurrency { mean: 1.0, variance: 0.0 });
-        // Of four seconds two alone, one with another, one with two.
-        crowd.enter(at(12));
-        crowd.enter(at(13));
-        let all = crowd.since(first, at(14));
-        assert!((all.mean - 1.75).abs() < 1e-9 && (all.variance - 0.6875).abs() < 1e-9, "{all:?}");
-        crowd.leave(at(14));
-        crowd.leave(at(14));
-        let again = crowd.since(first, at(18));
-        assert!((again.mean - 11.0 / 8.0).abs() < 1e-9, "{again:?}");
-        crowd.leave(at(18));
-        // A thread whose clock was read before another's.
-        let late = crowd.enter(at(17));
-        assert_eq!(crowd.since(late, at(17)), Concurrency { mean: 1.0, variance: 0.0 });
+        assert_eq!(crowd.enter(at(10)), 1, "nobody was there before");
+        assert_eq!([crowd.enter(at(12)), crowd.enter(at(13))], [2, 3]);
+        assert_eq!(seen(crowd.take(at(17))), [(2.0, 2.0), (1.0, 2.0), (4.0, 12.0)]);
+        crowd.leave(at(17));
+        // One breaks off: nothing is known of the two seconds before.
+        crowd.leave(at(19));
+        assert_eq!(seen(crowd.take(at(22))), [(3.0, 3.0), (0.0, 0.0), (0.0, 0.0)]);
+        crowd.leave(at(22));
+        // Nobody is no company. A thread whose clock was read before another's.
+        assert_eq!(crowd.enter(at(21)), 1);
+        assert_eq!(seen(crowd.take(at(30))), [(8.0, 8.0), (0.0, 0.0), (0.0, 0.0)]);
     }
 }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Uri};
 
+use super::answer::Usage;
 use super::breaker::Circuit;
-use super::crowd::{Concurrency, Crowd, Moment};
+use super::crowd::Crowd;
+use super::tally::Tally;
 
 /// Where to connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,7 +166,8 @@ impl Endpoint {
     #[must_use]
     pub fn occupy(self: &Arc<Self>) -> Occupied {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Occupied { endpoint: self.clone(), since: self.crowd().enter(Instant::now()) }
+        let now = Instant::now();
+        Occupied { endpoint: self.clone(), since: now, found: self.crowd().enter(now) }
     }
 
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
@@ -181,8 +184,10 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Occupied {
     endpoint: Arc<Endpoint>,
-    /// When it came.
-    since: Moment,
+    /// When it came,
+    since: Instant,
+    /// and how many there were then, itself included.
+    found: usize,
 }
 
 impl Occupied {
@@ -192,10 +197,11 @@ impl Occupied {
         &self.endpoint
     }
 
-    /// Requests that the endpoint worked on meanwhile, this one included.
-    #[must_use]
-    pub fn concurrency(&self) -> Concurrency {
-        self.endpoint.crowd().since(self.since, Instant::now())
+    /// Counts it as a call that was answered whole just now, of so many tokens.
+    pub fn answered(&self, tally: &Tally, usage: Usage) {
+        let now = Instant::now();
+        let passed = self.endpoint.crowd().take(now);
+        tally.answered(self.found, now.saturating_duration_since(self.since), usage, &passed);
     }
 }
 

@@ -22,7 +22,6 @@ use super::admission::budget::Spend;
 use super::answer::{Answer, Reader, Strip, Usage, strip_frames};
 use super::call::{CallError, MOST, broken};
 use super::continuation::Seam;
-use super::crowd::Concurrency;
 use super::endpoints::{Endpoint, Occupied};
 use super::errors::Problem;
 use super::frozen::frozen;
@@ -55,15 +54,14 @@ pub struct Live {
     pub reader: Reader,
     /// Ready for another request once the stream has ended.
     pub connection: Connection,
-    /// When it was asked for.
-    asked: Instant,
     /// When it was committed, or begun.
     pub since: Instant,
     /// What it takes of an account's quota until it ends.
     pub permit: Option<Permit>,
     /// What it takes of budgets until it ends.
     pub spend: Option<Spend>,
-    occupied: Occupied,
+    /// Its place at the endpoint.
+    pub occupied: Occupied,
 }
 
 /// How a committed stream ended.
@@ -78,9 +76,9 @@ pub enum End {
 }
 
 impl Live {
-    /// A stream of which nothing was read, and when it was asked for.
+    /// A stream of which nothing was read.
     #[must_use]
-    pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied, asked: Instant) -> Self {
+    pub fn new(incoming: Incoming, connection: Connection, occupied: Occupied) -> Self {
         Self {
             incoming,
             parser: Parser::new(MOST),
@@ -93,7 +91,6 @@ impl Live {
             events: Vec::new(),
             reader: Reader::default(),
             connection,
-            asked,
             since: Instant::now(),
             permit: None,
             spend: None,
@@ -187,18 +184,6 @@ impl Live {
     #[must_use]
     pub const fn endpoint(&self) -> &Arc<Endpoint> {
         self.occupied.endpoint()
-    }
-
-    /// For how long it has been asked for.
-    #[must_use]
-    pub fn time(&self) -> Duration {
-        self.asked.elapsed()
-    }
-
-    /// Calls that its endpoint worked on so far, this one included.
-    #[must_use]
-    pub fn concurrency(&self) -> Concurrency {
-        self.occupied.concurrency()
     }
 
     /// Keeps the connection of a stream that has ended. Any other is closed, so that the engine stops.

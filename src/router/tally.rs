@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::answer::Usage;
 use super::call::CallError;
-use super::crowd::Concurrency;
+use super::crowd::Passed;
 use crate::api::escalation_path::FailoverReason;
 use crate::routing::counts::{BANDS, Band, TierCounts, band_of};
 
@@ -48,10 +48,12 @@ struct Cells {
     input: AtomicU64,
     output: AtomicU64,
     output_squared: AtomicU64,
+    output_micros: AtomicU64,
     input_squared: AtomicU64,
     input_output: AtomicU64,
-    load: AtomicU64,
-    spread: AtomicU64,
+    input_micros: AtomicU64,
+    occupied: AtomicU64,
+    requests: AtomicU64,
 }
 
 impl Tally {
@@ -76,20 +78,26 @@ impl Tally {
         }
     }
 
-    /// Counts a call that was answered whole, in this time, by an endpoint that had so many calls meanwhile.
-    pub fn answered(&self, time: Duration, concurrency: Concurrency, usage: Usage) {
-        let Some(cells) = self.bands.get(band_of(concurrency.mean)) else { return };
+    /// Counts a call that was answered whole, in this time, by an endpoint that had `found` requests with it, and what
+    /// passed there since another one left.
+    pub fn answered(&self, found: usize, time: Duration, usage: Usage, passed: &[Passed; BANDS]) {
+        for (cells, passed) in self.bands.iter().zip(passed).filter(|(_, passed)| passed.seconds > 0.0) {
+            cells.occupied.fetch_add(micros(passed.seconds), Relaxed);
+            cells.requests.fetch_add(micros(passed.requests), Relaxed);
+        }
+        let Some(cells) = self.bands.get(band_of(found)) else { return };
         let (input, output) = (usage.prompt.saturating_sub(usage.cached), usage.completion);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         for (cell, amount) in [
             (&cells.calls, 1),
-            (&cells.micros, u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            (&cells.micros, micros),
             (&cells.input, input),
             (&cells.output, output),
             (&cells.output_squared, output.saturating_mul(output)),
+            (&cells.output_micros, output.saturating_mul(micros)),
             (&cells.input_squared, input.saturating_mul(input)),
             (&cells.input_output, input.saturating_mul(output)),
-            (&cells.load, thousandths(output, concurrency.mean)),
-            (&cells.spread, thousandths(output, concurrency.variance)),
+            (&cells.input_micros, input.saturating_mul(micros)),
         ] {
             cell.fetch_add(amount, Relaxed);
         }
@@ -114,27 +122,24 @@ impl Tally {
             input: read(&cells.input),
             output: read(&cells.output),
             output_squared: read(&cells.output_squared),
+            output_micros: read(&cells.output_micros),
             input_squared: read(&cells.input_squared),
             input_output: read(&cells.input_output),
-            load: read(&cells.load),
-            spread: read(&cells.spread),
+            input_micros: read(&cells.input_micros),
+            occupied: read(&cells.occupied),
+            requests: read(&cells.requests),
         };
         let mut bands: Vec<Band> = self.bands.iter().map(band).collect();
-        let used = bands.iter().rposition(|band| band.calls > 0).map_or(0, |last| last + 1);
+        let used = bands.iter().rposition(|band| *band != Band::default()).map_or(0, |last| last + 1);
         bands.truncate(used);
         TierCounts { failed: read(&self.failed), rejected, queued: read(&self.queued), bands, ..now }
     }
 }
 
-/// A number of tokens times another, in thousandths.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "0 or more, and what is lost of large ones is far below what is measured"
-)]
-fn thousandths(tokens: u64, times: f64) -> u64 {
-    (tokens as f64 * times * 1000.0).round() as u64
+/// Seconds in microseconds.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 or more, and never centuries")]
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6).round() as u64
 }
 
 /// A request that waits.
@@ -163,26 +168,30 @@ mod tests {
         tally.rejected(Rejected::Budget);
         tally.rejected(Rejected::Cold);
         let usage = Usage { prompt: 100, cached: 40, completion: 7 };
-        tally.answered(Duration::from_millis(250), Concurrency { mean: 2.5, variance: 0.25 }, usage);
-        tally.answered(Duration::from_millis(50), Concurrency { mean: 4.0, variance: 0.0 }, usage);
+        let mut passed = [Passed::default(); BANDS];
+        (passed[0], passed[2]) = (Passed { seconds: 0.1, requests: 0.1 }, Passed { seconds: 0.2, requests: 0.6 });
+        tally.answered(2, Duration::from_millis(250), usage, &passed);
+        tally.answered(2, Duration::from_millis(50), usage, &[Passed::default(); BANDS]);
         let waits = tally.wait();
         let counts = tally.counts(TierCounts { in_flight: 5, degraded: true, ..TierCounts::default() });
         assert_eq!((counts.failed, counts.in_flight, counts.queued, counts.degraded), (3, 5, 1, true));
         assert_eq!(counts.rejected.len(), REASONS.len());
         assert!(counts.rejected.values().all(|count| *count == 1), "{:?}", counts.rejected);
         assert_eq!(counts.turned_away(), 4, "Cold, Degraded, Quota, RateLimited");
-        let band = Band {
+        let calls = Band {
             calls: 2,
             micros: 300_000,
             input: 120,
             output: 14,
             output_squared: 98,
+            output_micros: 2_100_000,
             input_squared: 7200,
             input_output: 840,
-            load: 45_500,
-            spread: 1750,
+            input_micros: 18_000_000,
+            ..Band::default()
         };
-        assert_eq!(counts.bands, [Band::default(), Band::default(), band]);
+        let passed = |occupied, requests| Band { occupied, requests, ..Band::default() };
+        assert_eq!(counts.bands, [passed(100_000, 100_000), calls, passed(200_000, 600_000)]);
         drop(waits);
         assert_eq!(tally.counts(TierCounts::default()).queued, 0);
     }

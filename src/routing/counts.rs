@@ -118,8 +118,8 @@ pub struct TierCounts {
     /// Whether it is left alone because it failed, or tried again after that.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub degraded: bool,
-    /// Calls that it answered whole and of which it said the usage, by how many calls of this router its endpoint worked
-    /// on: see [`band_of`]. Empty ones at the end are left out.
+    /// Calls that it answered whole and of which it said the usage, by how many requests of this router its endpoint had:
+    /// see [`band_of`]. Empty ones at the end are left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bands: Vec<Band>,
 }
@@ -143,50 +143,60 @@ impl TierCounts {
     }
 }
 
-/// Answered calls of one band of concurrency, which is the mean over the time of a call. Sums, so that a service time linear
-/// in tokens and in tokens times concurrency holds for them as for each call.
+/// What is known of an endpoint that had a band's number of requests. Sums, so that what is linear in tokens holds for them
+/// as for each call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Band {
-    /// How many.
+    /// Answered calls that made it so many, when they came.
     #[serde(skip_serializing_if = "is_zero")]
     pub calls: u64,
     /// Microseconds from sending them to the ends of their answers.
     #[serde(skip_serializing_if = "is_zero")]
     pub micros: u64,
-    /// Tokens of input that did not come from a cache.
+    /// Their tokens of input that did not come from a cache.
     #[serde(skip_serializing_if = "is_zero")]
     pub input: u64,
-    /// Tokens of output.
+    /// Their tokens of output.
     #[serde(skip_serializing_if = "is_zero")]
     pub output: u64,
-    /// Tokens of output, squared call by call.
+    /// Tokens of output, squared call by call,
     #[serde(skip_serializing_if = "is_zero")]
     pub output_squared: u64,
+    /// and times its microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_micros: u64,
     /// Those of input, squared call by call,
     #[serde(skip_serializing_if = "is_zero")]
     pub input_squared: u64,
-    /// and times the tokens of output.
+    /// times the tokens of output,
     #[serde(skip_serializing_if = "is_zero")]
     pub input_output: u64,
-    /// Thousandths of tokens of output times the mean concurrency, call by call,
+    /// and times its microseconds.
     #[serde(skip_serializing_if = "is_zero")]
-    pub load: u64,
-    /// and times its variance.
+    pub input_micros: u64,
+    /// Microseconds that the endpoint had so many requests, answered by now or not,
     #[serde(skip_serializing_if = "is_zero")]
-    pub spread: u64,
+    pub occupied: u64,
+    /// and times how many those were.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub requests: u64,
 }
 
-/// Bands of concurrency: 1, 2, 3 to 4, 5 to 8, ... 257 and more.
-pub const BANDS: usize = 10;
+/// Bands: one for each number of requests up to this,
+const EXACT: usize = 16;
+/// and above it 17 to 32, 33 to 64, ... 257 and more.
+pub const BANDS: usize = EXACT + 5;
 
-/// The band of a concurrency, by its place. Company for a hundredth of the time is none.
+/// The band of so many requests, by its place.
 #[must_use]
-pub fn band_of(concurrency: f64) -> usize {
-    let mut band = 0;
-    let mut most = 1.01;
-    while concurrency > most && band < BANDS - 1 {
-        (band, most) = (band + 1, most * 2.0);
+pub const fn band_of(requests: usize) -> usize {
+    let (mut band, mut most) = (requests.saturating_sub(1), EXACT);
+    if requests > EXACT {
+        band = EXACT - 1;
+        while requests > most && band < BANDS - 1 {
+            (band, most) = (band + 1, most * 2);
+        }
     }
     band
 }
@@ -197,10 +207,9 @@ mod tests {
     use crate::routing::misses::BINS;
 
     #[test]
-    fn bands_double() {
-        let bands = [0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 8.0, 9.0, 256.0, 300.0, f64::INFINITY].map(band_of);
-        assert_eq!(bands, [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 8, 9, 9]);
-        assert_eq!(band_of(f64::NAN), 0);
+    fn bands_are_exact_and_then_double() {
+        let bands = [0, 1, 2, 16, 17, 32, 33, 256, 257, 10_000, usize::MAX].map(band_of);
+        assert_eq!(bands, [0, 0, 1, 15, 16, 16, 17, 19, 20, 20, 20]);
     }
 
     #[test]
@@ -239,10 +248,12 @@ mod tests {
             input: large,
             output: large,
             output_squared: large,
+            output_micros: large,
             input_squared: large,
             input_output: large,
-            load: large,
-            spread: large,
+            input_micros: large,
+            occupied: large,
+            requests: large,
         };
         let tier = TierCounts {
             failed: large,

@@ -131,9 +131,12 @@ async fn requests_verdicts_tokens_and_money_are_reported_and_outlive_a_table() {
     );
     let band = &counts.tiers["small"].bands[0];
     assert_eq!((band.calls, band.input, band.output, band.output_squared), (4, 400, 40, 400));
-    // One after the other, so each alone.
-    assert_eq!((band.input_squared, band.input_output, band.load, band.spread), (40_000, 4000, 40_000, 0));
-    assert!(band.micros > 0);
+    assert_eq!((band.input_squared, band.input_output), (40_000, 4000));
+    assert_eq!((band.input_micros, band.output_micros), (100 * band.micros, 10 * band.micros));
+    // One after the other, so each alone, and nobody between them.
+    assert_eq!(counts.tiers["small"].bands.len(), 1);
+    assert_eq!(band.occupied, band.requests);
+    assert!(band.micros > 0 && band.occupied.abs_diff(band.micros) < 1000, "{band:?}");
     assert_eq!(
         of(&counts, "draft"),
         &WorkloadCounts { tiers: of(&counts, "draft").tiers.clone(), ..WorkloadCounts::default() }

@@ -154,7 +154,9 @@ mod tests {
             ..WorkloadCounts::default()
         };
         // Fifty calls of two seconds and twenty tokens each.
-        let band = Band { calls: 50, micros: 100_000_000, output: 1000, output_squared: 20_000, ..Band::default() };
+        let (micros, output_squared) = (100_000_000, 20_000);
+        let times = Band { micros, occupied: micros, requests: micros, output_micros: 20 * micros, ..Band::default() };
+        let band = Band { calls: 50, output: 1000, output_squared, ..times };
         let small = TierCounts { bands: vec![band], ..TierCounts::default() };
         let counts =
             Counts { workloads: [("chat".to_owned(), chat)].into(), tiers: [("small".to_owned(), small)].into() };

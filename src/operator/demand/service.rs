@@ -1,5 +1,6 @@
 //! How long a tier takes for a request: S(b) = gamma * input + output * (alpha + beta * b), b the requests that one of its
-//! replicas works on. Found by least squares from what all routers of a namespace counted, as far as replicas had room.
+//! replicas works on. Found by least squares from what all routers of a namespace counted: how often one of so many requests
+//! left, and how a call's own tokens mattered.
 //!
 //! A router counts by what it sees, which is its own part of a replica's requests. The others' part is told from what the
 //! other routers have in flight with the tier.
@@ -26,13 +27,13 @@ const FEW: f64 = 30.0;
 const GAIN: f64 = 1.02;
 /// Bins of concurrency: one for each up to half of them, and wider ones above.
 const BINS: usize = 64;
-/// Company for so much of the time is none.
+/// Others are told from what is in flight on average: less than this is nobody.
 const ALONE: f64 = 0.01;
 
-/// How many sums there are of a bin: calls, seconds, tokens of input, of output, of output times concurrency (load) and times
-/// its variance (spread); call by call output squared, input squared, input times output; and the normal equations of the
-/// least squares, x * x' (ten) and x * seconds (four), x = (input, output, load, spread).
-const SUMS: usize = 23;
+/// How many sums there are of a bin: calls that made it so many requests, their seconds, tokens of input and of output; call by
+/// call output squared, input squared, input times output, and both times seconds; the seconds that the replica had so many
+/// requests, request-seconds of the router that says so, and of all.
+const SUMS: usize = 12;
 type Sums = Fading<SUMS>;
 
 /// Calls of one tier.
@@ -77,97 +78,37 @@ impl Calls {
         let others = self.routers.iter().filter(|(name, other)| *name != pod && now - other.heard <= SILENT);
         let others = others.map(|(_, other)| other.in_flight).sum::<f64>() / float(counts.endpoints.max(1));
         for (place, band) in counts.bands.iter().enumerate() {
-            let news = since(band, before.get(place));
-            if news.calls > 0 {
-                self.add(&news, others, known, now);
+            let here = if band.occupied > 0 { float(band.requests) / float(band.occupied) } else { 1.0 };
+            if let Some(sums) = self.bins.get_mut(bin(here + others)) {
+                let more = sums_of(&since(band, before.get(place)), others);
+                if known { sums.add(more, now, PACE) } else { sums.begin(more, now, PACE) }
             }
-        }
-    }
-
-    /// Adds calls, beside which others' requests were at the replica.
-    fn add(&mut self, news: &Band, others: f64, known: bool, now: i64) {
-        let [calls, input, output] = [news.calls, news.input, news.output].map(float);
-        let [load, spread] = [news.load, news.spread].map(|thousandths| float(thousandths) / 1000.0);
-        let (seconds, load) = (float(news.micros) / 1e6, output.mul_add(others, load));
-        let Some(sums) = self.bins.get_mut(if output > 0.0 { bin(load / output) } else { 0 }) else { return };
-        // The variance of a sum grows with its calls: each call weighs the same.
-        let per = |a: f64, b: f64| a * b / calls;
-        let more = [
-            calls,
-            seconds,
-            input,
-            output,
-            load,
-            spread,
-            float(news.output_squared),
-            float(news.input_squared),
-            float(news.input_output),
-            per(input, input),
-            per(input, output),
-            per(input, load),
-            per(input, spread),
-            per(output, output),
-            per(output, load),
-            per(output, spread),
-            per(load, load),
-            per(load, spread),
-            per(spread, spread),
-            per(input, seconds),
-            per(output, seconds),
-            per(load, seconds),
-            per(spread, seconds),
-        ];
-        if known {
-            sums.add(more, now, PACE);
-        } else {
-            sums.begin(more, now, PACE);
         }
     }
 
     /// The time that a request takes, by the requests that a replica works on; up to `declared` of them, where that is
-    /// known. `None`: too few were seen.
+    /// known: more wait within it. `None`: too few were seen.
     #[must_use]
     pub fn service(&self, declared: Option<u32>) -> Option<Service> {
-        let bins = self.with_room(declared);
-        let [calls, seconds, ..] = total(bins);
+        let (bins, most) =
+            declared.map_or_else(|| (self.growing(), f64::INFINITY), |most| (&self.bins[..], most.into()));
+        let seen: Vec<Seen> = bins.iter().filter_map(|sums| Seen::of(sums, most)).collect();
+        let calls: f64 = seen.iter().map(|seen| seen.calls).sum();
         if calls < FEW {
             return None;
         }
-        // A second time with what the first says of how company slows a request.
-        let rough = fit(bins, [0.0; 3]);
-        let fitted = rough.and_then(|rough| fit(bins, rough)).or(rough);
-        Some(fitted.map_or(Service::Constant { seconds: seconds / calls }, |[gamma, alpha, beta]| Service::Batching {
-            alpha,
-            beta,
-            gamma,
-        }))
+        let constant = Service::Constant { seconds: seen.iter().map(|seen| seen.worked).sum::<f64>() / calls };
+        Some(fit(&seen).map_or(constant, |[gamma, alpha, beta]| Service::Batching { alpha, beta, gamma }))
     }
 
-    /// Bins in which a replica had room: up to what is declared, or else as long as one more request at a time was more
-    /// tokens a second. In the others requests wait within the replica, and their time says nothing of how it works.
-    fn with_room(&self, declared: Option<u32>) -> &[Sums] {
-        let mut best = 0.0;
-        let crowded = self.bins.iter().position(|sums| {
-            let [calls, seconds, _, output, load, ..] = sums.sums();
-            if output <= 0.0 || seconds <= 0.0 {
-                return false;
-            }
-            if let Some(most) = declared {
-                return load / output > f64::from(most) + ALONE;
-            }
-            let done = load / seconds;
-            let crowded = calls >= FEW && done < best * GAIN;
-            if calls >= FEW {
-                best = done;
-            }
-            crowded
+    /// Bins up to the one above which no more tokens a second are done: there, requests wait within the replica.
+    fn growing(&self) -> &[Sums] {
+        let full = (1..BINS).find(|end| {
+            let (below, above) = self.bins.split_at(*end);
+            let here = done(below.get(end - 1..).unwrap_or_default());
+            here.zip(done(above)).is_some_and(|(here, above)| above < here * GAIN)
         });
-        match crowded {
-            // More than declared, all the time: that is what there is.
-            Some(end) if total(self.bins.get(..end).unwrap_or_default())[0] > 0.0 => self.bins.get(..end),
-            _ => self.bins.get(..),
-        }
-        .unwrap_or_default()
+        self.bins.get(..full.unwrap_or(BINS)).unwrap_or_default()
     }
 
     /// Mean seconds of a call, waiting within the replica included. `None`: none was seen.
@@ -180,7 +121,7 @@ impl Calls {
     /// How far calls differ in their tokens. `None`: too few were seen.
     #[must_use]
     pub fn variation(&self) -> Option<Variation> {
-        let [calls, _, input, output, _, _, output_squared, input_squared, input_output, ..] = total(&self.bins);
+        let [calls, _, input, output, output_squared, input_squared, input_output, ..] = total(&self.bins);
         // Of tokens of which there are none it says nothing.
         let of = |product: f64, one: f64, other: f64| {
             if one * other > 0.0 { (product * calls / (one * other) - 1.0).max(0.0) } else { 0.0 }
@@ -193,6 +134,25 @@ impl Calls {
     }
 }
 
+/// What a router counted of replicas that had others' requests besides.
+fn sums_of(band: &Band, others: f64) -> [f64; SUMS] {
+    let seconds = |micros: u64| float(micros) / 1e6;
+    [
+        float(band.calls),
+        seconds(band.micros),
+        float(band.input),
+        float(band.output),
+        float(band.output_squared),
+        float(band.input_squared),
+        float(band.input_output),
+        seconds(band.input_micros),
+        seconds(band.output_micros),
+        seconds(band.occupied),
+        seconds(band.requests),
+        seconds(band.occupied).mul_add(others, seconds(band.requests)),
+    ]
+}
+
 fn since(new: &Band, old: Option<&Band>) -> Band {
     let Some(old) = old else { return *new };
     Band {
@@ -203,12 +163,14 @@ fn since(new: &Band, old: Option<&Band>) -> Band {
         output_squared: new.output_squared.saturating_sub(old.output_squared),
         input_squared: new.input_squared.saturating_sub(old.input_squared),
         input_output: new.input_output.saturating_sub(old.input_output),
-        load: new.load.saturating_sub(old.load),
-        spread: new.spread.saturating_sub(old.spread),
+        output_micros: new.output_micros.saturating_sub(old.output_micros),
+        input_micros: new.input_micros.saturating_sub(old.input_micros),
+        occupied: new.occupied.saturating_sub(old.occupied),
+        requests: new.requests.saturating_sub(old.requests),
     }
 }
 
-/// The bin of a concurrency, rounded up: whoever was beyond a whole number for a part of its time may have waited.
+/// The bin of a concurrency, rounded up: who may have waited is not among those that did not.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the bins")]
 fn bin(concurrency: f64) -> usize {
     let half = (BINS / 2) as f64;
@@ -224,37 +186,99 @@ fn total(bins: &[Sums]) -> [f64; SUMS] {
     })
 }
 
+/// Tokens of output a second that replicas do. `None`: too few were seen.
+fn done(bins: &[Sums]) -> Option<f64> {
+    let (mut calls, mut tokens, mut seconds) = (0.0, 0.0, 0.0);
+    for sums in bins {
+        let [some, _, _, output, .., occupied, requests, all] = sums.sums();
+        if requests > 0.0 {
+            // Other routers' requests get their part done.
+            (calls, tokens, seconds) = (calls + some, tokens + output * all / requests, seconds + occupied);
+        }
+    }
+    (calls >= FEW && tokens > 0.0).then(|| tokens / seconds)
+}
+
+/// What was seen of replicas with about as many requests.
+#[derive(Clone, Copy)]
+struct Seen {
+    calls: f64,
+    input: f64,
+    output: f64,
+    /// Requests that they worked on, while others waited within them,
+    company: f64,
+    /// and request-seconds of such.
+    worked: f64,
+    /// How calls differ from their mean. `None`: whoever came to a full replica waited, which its tokens don't explain.
+    own: Option<Own>,
+}
+
+/// Sums of products of deviations from the mean: of input and output with themselves, each other, and seconds.
+#[derive(Clone, Copy)]
+struct Own {
+    ii: f64,
+    io: f64,
+    oo: f64,
+    is: f64,
+    os: f64,
+}
+
+impl Seen {
+    /// `None`: nothing was. At most so many requests are worked on at a time.
+    fn of(sums: &Sums, most: f64) -> Option<Self> {
+        let [calls, seconds, input, output, oo, ii, io, is, os, occupied, requests, all] = sums.sums();
+        if calls <= 0.0 || occupied <= 0.0 {
+            return None;
+        }
+        let there = all / occupied;
+        let company = there.min(most);
+        let apart = |product: f64, one: f64, other: f64| product - one * other / calls;
+        let own = (there <= most + ALONE).then(|| Own {
+            ii: apart(ii, input, input),
+            io: apart(io, input, output),
+            oo: apart(oo, output, output),
+            is: apart(is, input, seconds),
+            os: apart(os, output, seconds),
+        });
+        Some(Self { calls, input, output, company, worked: requests * company / there, own })
+    }
+}
+
 /// Subsets of (input, output, load). The first of those that fit as well is the simplest: output alone, then with its batch,
 /// then with its input.
 const SUBSETS: [&[usize]; 7] = [&[1], &[1, 2], &[0, 1], &[0, 1, 2], &[2], &[0, 2], &[0]];
 
 /// The normal equations of these bins: a matrix and its right side.
 ///
-/// A request that has company for a part of its time is slow for that part, so that the mean concurrency over its time is
-/// more than that over its work, which is what S(b) depends on: the mean of b weighted by its own pace, 1 / (c + beta * b), with
-/// c = gamma * input / output + alpha. To second order it is less by beta * variance / (c + beta * mean). By `rough` values of
-/// the three.
-fn equations(bins: &[Sums], rough: [f64; 3]) -> ([[f64; 3]; 3], [f64; 3]) {
-    let [gamma, alpha, beta] = rough;
+/// Requests of n leave at the rate n / S(n), so that S(n) times those that left is n times the time that there were n: that
+/// says how long n take, whatever happens to each meanwhile, and also of full replicas. As many left n as made it n, by one
+/// at most; and who made it n did so whatever its own tokens, unlike who leaves. How a call's time depends on its own tokens is
+/// said by calls that found as much company, each against their mean: it was what they found at first and later the usual.
+fn equations(seen: &[Seen]) -> ([[f64; 3]; 3], [f64; 3]) {
     let (mut matrix, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
-    for sums in bins {
-        let [_, _, input, output, load, _, _, _, _, ii, io, il, iv, oo, ol, ov, ll, lv, vv, is, os, ls, vs] =
-            sums.sums();
-        let pace = gamma.mul_add(input, alpha * output) + beta * load;
-        let less = if pace > 0.0 { beta * output / pace } else { 0.0 };
-        let (il, ol, ls) = (il - less * iv, ol - less * ov, ls - less * vs);
-        let ll = less * less * vv - 2.0 * less * lv + ll;
-        let more = [[ii, io, il], [io, oo, ol], [il, ol, ll]];
-        matrix.iter_mut().flatten().zip(more.iter().flatten()).for_each(|(sum, more)| *sum += more);
-        right.iter_mut().zip([is, os, ls]).for_each(|(sum, more)| *sum += more);
+    let mut add = |products: [[f64; 3]; 3], times: [f64; 3]| {
+        matrix.iter_mut().flatten().zip(products.iter().flatten()).for_each(|(sum, more)| *sum += more);
+        right.iter_mut().zip(times).for_each(|(sum, more)| *sum += more);
+    };
+    let worked: f64 = seen.iter().map(|seen| seen.worked).sum();
+    let usual = seen.iter().map(|seen| seen.company * seen.worked).sum::<f64>() / worked;
+    for &Seen { calls, input, output, company, worked, own } in seen {
+        let of_all = [input, output, company * output];
+        // The variance of a sum grows with its calls: each call weighs the same.
+        add(of_all.map(|row| of_all.map(|column| row * column / calls)), of_all.map(|row| row * worked / calls));
+        if let Some(Own { ii, io, oo, is, os }) = own {
+            let met = f64::midpoint(company, usual);
+            let (il, ol, ll) = (met * io, met * oo, met * met * oo);
+            add([[ii, io, il], [io, oo, ol], [il, ol, ll]], [is, os, met * os]);
+        }
     }
     (matrix, right)
 }
 
 /// Gamma, alpha and beta, none below 0: of all subsets of the three the one that fits best, of those that fit as well the
 /// smallest. `None`: nothing depends on tokens.
-fn fit(bins: &[Sums], rough: [f64; 3]) -> Option<[f64; 3]> {
-    let (matrix, right) = equations(bins, rough);
+fn fit(seen: &[Seen]) -> Option<[f64; 3]> {
+    let (matrix, right) = equations(seen);
     let mut best: Option<([f64; 3], f64)> = None;
     for subset in SUBSETS {
         let Some(found) = solve(&matrix, &right, subset) else { continue };
@@ -304,6 +328,6 @@ fn solve(matrix: &[[f64; 3]; 3], right: &[f64; 3], subset: &[usize]) -> Option<[
 }
 
 #[cfg(test)]
-mod company;
+mod simulated;
 #[cfg(test)]
 mod tests;

@@ -94,7 +94,7 @@ fn settle(trace: &mut Trace<'_>, live: &mut Live, upstream: &Upstream, end: End,
         step.cost = Money::of(step.usage, &upstream.tier);
         // The rest of one that broke says nothing of how long a whole one takes.
         if end == End::Done && live.seam.is_none() {
-            upstream.tally.answered(live.time(), live.concurrency(), step.usage);
+            live.occupied.answered(&upstream.tally, step.usage);
         }
         if let Some(permit) = live.permit.take() {
             permit.settle(Some(step.usage));
