@@ -587,6 +587,23 @@ fn policy_rows() -> Vec<Row> {
             "spec.workloads[2].reserve: no Frontier tier of the workload's",
         ),
         accepted(POLICY, reserve("0.9", &[])),
+        // Its judge's account is one too.
+        accepted(
+            POLICY,
+            reserve(
+                "0.9",
+                &[
+                    (POLICY, "/spec/workloads/2/tierRef", Value::Null),
+                    (POLICY, "/spec/workloads/2/pathRef", json!({"name": "small-first"})),
+                    (POLICY, "/spec/workloads/2/dataClass", Value::Null),
+                    (
+                        PATH,
+                        "/spec/steps",
+                        json!([{"name": "compact", "tierRef": {"name": "compact"}, "accept": [judged_by("frontier")]}]),
+                    ),
+                ],
+            ),
+        ),
         row(
             POLICY,
             reserve("0.9", &[(POLICY, "/spec/clients/0/workloads", json!(["ticket-intent"]))]),

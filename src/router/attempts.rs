@@ -190,20 +190,21 @@ fn settle(permit: Permit, answered: &mut Result<Answered, CallError>) {
 
 /// Tries endpoints of one tier. Only a failure after which another endpoint may do better is tried again.
 async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallError> {
+    use FailoverReason::{Degraded, RateLimited, ServerError, Timeout, Unreachable};
     let Call { world, step, upstream, asked, deadline, fair, .. } = *asking;
     let endpoints = upstream.endpoints(world.endpoints);
     let mut tried = Vec::new();
     let mut last = if endpoints.is_empty() {
-        CallError::blameless(FailoverReason::Unreachable, "no ready endpoint")
+        CallError::blameless(Unreachable, "no ready endpoint")
     } else {
-        CallError::blameless(FailoverReason::Degraded, "every endpoint's circuit is open")
+        CallError::blameless(Degraded, "every endpoint's circuit is open")
     };
     let mut replay = false;
     for attempt in 0..step.attempts.max(1) {
         let now = Instant::now();
         // A tier with one endpoint has only the tier's own circuit: two would count the same failures twice.
         let chosen = if let [only] = endpoints {
-            if tried.is_empty() || last.reason == Some(FailoverReason::Unreachable) { Some(only.clone()) } else { None }
+            if tried.is_empty() || last.reason == Some(Unreachable) { Some(only.clone()) } else { None }
         } else {
             choose(endpoints, &tried, upstream.tier.concurrency, now, world.random)
         };
@@ -228,14 +229,14 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallE
                 () = frozen(world.pool, &endpoint, health) => {
                     guard.done();
                     endpoint.circuit().eject(&upstream.rules, Instant::now(), jitter(world.random));
-                    last = CallError::of(FailoverReason::ServerError, "frozen");
+                    last = CallError::of(ServerError, "frozen");
                     tried.push(endpoint);
                     replay = true;
                     continue;
                 }
             },
         };
-        let result = result.unwrap_or_else(|_| Err(late(FailoverReason::Timeout, "no answer in time")));
+        let result = result.unwrap_or_else(|_| Err(late(Timeout, "no answer in time")));
         guard.done();
         let (rules, now) = (&upstream.rules, Instant::now());
         match result {
@@ -255,7 +256,8 @@ async fn attempts(asking: &Call<'_, '_>, body: &Bytes) -> Result<Answered, CallE
                     // Nobody may have been asked.
                     endpoint.circuit().release();
                 }
-                let again = matches!(error.reason, Some(FailoverReason::Unreachable | FailoverReason::ServerError));
+                // One replica's limit is not another's. An only endpoint at its limit is not asked again.
+                let again = matches!(error.reason, Some(Unreachable | ServerError | RateLimited));
                 last = error;
                 tried.push(endpoint);
                 replay = false;

@@ -547,10 +547,12 @@ impl RoutingTable {
     }
 }
 
-/// Accounts that a workload with a reserve on this path has a part of: those with a quota, of Frontier tiers.
+/// Accounts that a workload with a reserve on this path has a part of: those with a quota, of Frontier tiers, whether they
+/// answer or judge.
 #[must_use]
 pub fn reserved<'t>(path: &Path, tiers: &'t BTreeMap<String, Tier>) -> BTreeSet<&'t str> {
-    let tiers = path.steps.iter().flat_map(|step| &step.tiers).filter_map(|name| tiers.get(name));
+    let named = path.steps.iter().flat_map(|step| step.tiers.iter().chain(step.judges()));
+    let tiers = named.filter_map(|name| tiers.get(name));
     let frontier = tiers.filter(|tier| tier.class == ModelClass::Frontier);
     frontier.filter_map(|tier| Some(tier.account.as_ref()?.name.as_str())).collect()
 }

@@ -67,6 +67,16 @@ async fn requests_spread_over_endpoints_and_keep_off_a_slow_one() {
 }
 
 #[tokio::test]
+async fn an_endpoint_at_its_limit_leaves_its_requests_to_another() {
+    let (fakes, large, router) = three([Behaviour::Busy(30), SURE, SURE]).await;
+    for _ in 0..40 {
+        let reply = router.ask(&body("intent")).await;
+        assert_eq!(reply.header("x-smallfirst-steps"), "small:accepted");
+    }
+    assert_eq!((fakes[0].count(), large.count()), (1, 0), "it is left alone for as long as it says");
+}
+
+#[tokio::test]
 async fn a_dead_endpoint_costs_no_request() {
     let (fakes, large, router) = three([Behaviour::Reset, SURE, SURE]).await;
     for _ in 0..80 {
