@@ -236,8 +236,8 @@ def measure(slots: int, load: float, requests: int) -> Recording:
         engine = Engine(stack, slots)
         full(engine, slots, 10)
         most = full(engine, slots)
-        # With four slots fewer have to wait.
-        coming = arrivals(load * most, requests * max(1, slots // 2), round(1000 * (slots + load)))
+        # With more slots fewer have to wait.
+        coming = arrivals(load * most, requests * min(slots, 2), round(1000 * (slots + load)))
         return Recording(slots, load, coming, *opened(engine, coming))
 
 
@@ -267,7 +267,7 @@ def row(smallfirst: Path, fit_program: Path, run: Recording) -> dict[str, object
 
 def main() -> None:
     parser = rig.parser(__doc__)
-    parser.add_argument("--requests", type=int, default=1000, help="of each load, twice as many with four slots (default: 1000)")
+    parser.add_argument("--requests", type=int, default=1000, help="of each load, twice as many with two and four slots (default: 1000)")
     parser.add_argument("--slots", type=int, nargs="*", default=SLOTS, help="of the server (default: 1 2 4)")
     parser.add_argument("--recorded", type=Path, help="calls that an earlier run has kept, in the place of a server")
     args: argparse.Namespace = parser.parse_args()

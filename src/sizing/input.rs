@@ -182,7 +182,8 @@ pub struct Asked {
 pub enum Service {
     /// S(b) = gamma * input tokens + output tokens * (alpha + beta * b), in seconds.
     Batching {
-        /// Seconds of a decoding step, whatever the batch.
+        /// Seconds of a decoding step, whatever the batch. Below 0 where a second request costs more than the first; but
+        /// alpha + beta is not.
         alpha: f64,
         /// More of them for each sequence in the batch.
         beta: f64,

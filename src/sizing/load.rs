@@ -6,6 +6,9 @@ use super::wait::Speed;
 /// The largest number that is reckoned with: of requests, tokens or seconds.
 const MOST: f64 = 1e9;
 
+/// The least that a request takes, in seconds.
+const LEAST: f64 = 1e-6;
+
 /// A number from 0 to [`MOST`].
 pub(super) fn number(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(0.0, MOST) }
@@ -82,11 +85,16 @@ impl Load {
             Service::Batching { alpha, beta, gamma } => {
                 let input = self.mean(|part| number(part.takes.input_tokens));
                 let output = self.mean(|part| number(part.takes.output_tokens));
-                (number(gamma) * input + number(alpha) * output, number(beta) * output)
+                let alpha = number(alpha) - number(-alpha);
+                (number(gamma) * input + alpha * output, number(beta) * output)
             }
         };
-        // A request takes some time, whatever was measured.
-        Speed { fixed: fixed.max(1e-6), growing, slots }
+        if fixed >= LEAST {
+            return Speed { fixed, growing, slots };
+        }
+        // It gets less done with company than alone: taken for one that always gets as much done as with its slots full, where
+        // the waits are made. And a request takes some time, whatever was measured.
+        Speed { fixed: LEAST, growing: (fixed + growing * slots).max(0.0) / slots, slots }
     }
 
     /// Squared coefficient of variation of the work of all: within workloads, and between them.
@@ -141,6 +149,17 @@ mod tests {
         let of = |all: f64| all.powi(2) + 0.05_f64.powi(2);
         let square = 0.75 * of(1.25) + 0.25 * of(10.85);
         assert!((load.variation(&service, 4.0) - (square / mean / mean - 1.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_replica_that_gets_less_done_with_company_is_taken_for_one_that_always_gets_as_much_done() {
+        let load = Load { parts: vec![part(1.0, 10.0, 1.0)] };
+        // A step takes 4 ms alone, 28 with three others.
+        let speed = |alpha, beta| load.speed(&Service::Batching { alpha, beta, gamma: 0.0 }, 4.0);
+        assert!((speed(-0.004, 0.008).seconds(4.0) - 0.28).abs() < 1e-4, "full replicas are as slow as they are");
+        assert!((speed(-0.004, 0.008).seconds(1.0) - 0.07).abs() < 1e-4);
+        assert!(speed(-0.04, 0.008).seconds(4.0) > 0.0);
+        assert_eq!(speed(f64::NEG_INFINITY, f64::NAN).growing, 0.0);
     }
 
     #[test]

@@ -244,8 +244,8 @@ impl Seen {
     }
 }
 
-/// Subsets of (input, output, load). The first of those that fit as well is the simplest: output alone, then with its batch,
-/// then with its input.
+/// Subsets of (input, output, output times the others). The first of those that fit as well is the simplest: output alone,
+/// then with its company, then with its input.
 const SUBSETS: [&[usize]; 7] = [&[1], &[1, 2], &[0, 1], &[0, 1, 2], &[2], &[0, 2], &[0]];
 
 /// The normal equations of these bins: a matrix and its right side.
@@ -263,11 +263,11 @@ fn equations(seen: &[Seen]) -> ([[f64; 3]; 3], [f64; 3]) {
     let worked: f64 = seen.iter().map(|seen| seen.worked).sum();
     let usual = seen.iter().map(|seen| seen.company * seen.worked).sum::<f64>() / worked;
     for &Seen { calls, input, output, company, worked, own } in seen {
-        let of_all = [input, output, company * output];
+        let of_all = [input, output, (company - 1.0) * output];
         // The variance of a sum grows with its calls: each call weighs the same.
         add(of_all.map(|row| of_all.map(|column| row * column / calls)), of_all.map(|row| row * worked / calls));
         if let Some(Own { ii, io, oo, is, os }) = own {
-            let met = f64::midpoint(company, usual);
+            let met = f64::midpoint(company, usual) - 1.0;
             let (il, ol, ll) = (met * io, met * oo, met * met * oo);
             add([[ii, io, il], [io, oo, ol], [il, ol, ll]], [is, os, met * os]);
         }
@@ -275,8 +275,8 @@ fn equations(seen: &[Seen]) -> ([[f64; 3]; 3], [f64; 3]) {
     (matrix, right)
 }
 
-/// Gamma, alpha and beta, none below 0: of all subsets of the three the one that fits best, of those that fit as well the
-/// smallest. `None`: nothing depends on tokens.
+/// Gamma, alpha and beta; gamma, beta and alpha + beta, which is a step of one request alone, are not below 0: of all subsets of
+/// these three the one that fits best, of those that fit as well the smallest. `None`: nothing depends on tokens.
 fn fit(seen: &[Seen]) -> Option<[f64; 3]> {
     let (matrix, right) = equations(seen);
     let mut best: Option<([f64; 3], f64)> = None;
@@ -288,7 +288,7 @@ fn fit(seen: &[Seen]) -> Option<[f64; 3]> {
             best = Some((found, rest));
         }
     }
-    best.map(|(found, _)| found)
+    best.map(|([gamma, alone, beta], _)| [gamma, alone - beta, beta])
 }
 
 /// Least squares over some of the three, by Cholesky's method. `None`: they can't be told apart, or one is below 0.
