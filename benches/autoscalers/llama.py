@@ -7,8 +7,11 @@ nobody fails, not that more replicas answer more.
 
 from __future__ import annotations
 
+from statistics import median
+
 from peak import MANIFEST, Peak, serves
 from portfolio import demo
+from traffic import rows
 
 ENGINE = """    engine: LlamaCpp
     image: smallfirst.local/llama-server:dev
@@ -16,14 +19,20 @@ ENGINE = """    engine: LlamaCpp
     resources: {requests: {cpu: 20m, memory: 256Mi}}
     perReplica: {concurrency: 2}
 """
+# Requests in the time that one takes alone, for so many seconds: at the peak as many as would keep a core busy.
+PHASES = ((0.2, 60), (1.0, 150), (0.2, 150))
+# Of so many, one after the other, that time is taken.
+ALONE = 9
 
 
 class Llama(Peak):
-    # A request takes about a second of a core.
-    phases = ((0.2, 60), (1.0, 150), (0.2, 150))
-
     def test_an_autoscaler_follows_a_peak_of_a_real_engine(self) -> None:
         serves("metricsApi", True)
         self.addCleanup(serves, "metricsApi", False)
         standin = MANIFEST[MANIFEST.index("    engine: Custom") : MANIFEST.index("    scaling:")]
-        self.followed(self.peak(self.start(demo.replace(MANIFEST, standin, ENGINE)), "scaling-llama"))
+        client = self.start(demo.replace(MANIFEST, standin, ENGINE))
+        some = rows("intents-frontier.jsonl")[:ALONE]
+        alone = median(client.ask("load", row).seconds for row in some)
+        self.phases = tuple((rate / alone, seconds) for rate, seconds in PHASES)
+        print(f"\n  a request takes {alone:.2f} s alone: {', '.join(f'{rate:.1f}' for rate, _ in self.phases)} requests/s")
+        self.followed(self.peak(client, "scaling-llama"))
