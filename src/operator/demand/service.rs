@@ -227,7 +227,7 @@ impl Seen {
     /// `None`: nothing was. At most so many requests are worked on at a time.
     fn of(sums: &Sums, most: f64) -> Option<Self> {
         let [calls, seconds, input, output, oo, ii, io, is, os, occupied, requests, all] = sums.sums();
-        if calls <= 0.0 || occupied <= 0.0 {
+        if calls <= 0.0 || occupied <= 0.0 || requests <= 0.0 {
             return None;
         }
         let there = all / occupied;

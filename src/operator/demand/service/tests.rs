@@ -138,6 +138,13 @@ fn a_restart_of_a_router_or_of_the_operator_counts_nothing_twice() {
     assert!((sums[0] - PACE.least - 13.0).abs() < 1.0, "{sums:?}");
     assert!(calls.seconds().is_some_and(|seconds| (seconds - 0.5).abs() < 1e-9));
     assert_eq!(Calls::default().service(None), None, "nothing was seen");
+    // An older router's report says no times; a wrong one that nobody was there meanwhile.
+    for occupied in [0, 1] {
+        let bands = vec![Band { occupied, ..counts(100).bands[0] }];
+        let mut calls = Calls::default();
+        report(&mut calls, "a", 1, &TierCounts { bands, ..TierCounts::default() }, 1);
+        assert_eq!((calls.service(Some(4)), calls.service(None)), (None, None));
+    }
 }
 
 #[test]
