@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::fit::Seen;
 use super::simulated::{Load, Replica};
 use super::*;
 
