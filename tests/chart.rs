@@ -201,6 +201,7 @@ fn the_list_of_metrics_is_what_the_processes_say() {
         metrics.hedges("w"),
         metrics.leg("w", "s", "t", std::iter::empty()),
         metrics.gives_way("w", "s", 1.0),
+        metrics.moves("w", "s"),
     ));
     drop((metrics.retries("t", Arc::new(RetryBudget::new(Instant::now()))), metrics.account("a", [])));
     drop((metrics.lease("account", "a", Kind::Requests), metrics.store("a")));

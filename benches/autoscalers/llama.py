@@ -19,8 +19,9 @@ ENGINE = """    engine: LlamaCpp
     resources: {requests: {cpu: 20m, memory: 256Mi}}
     perReplica: {concurrency: 2}
 """
-# Requests in the time that one takes alone, for so many seconds: at the peak as many as would keep a core busy.
-PHASES = ((0.2, 60), (1.0, 150), (0.2, 150))
+# Requests in the time that one takes alone, for so many seconds: at the peak as many as would keep a core busy. The last
+# is so long since demand is that of five minutes, and then floor and autoscaler wait for `STABILIZATION` each.
+PHASES = ((0.2, 60), (1.0, 150), (0.2, 540))
 # Of so many, one after the other, that time is taken.
 ALONE = 9
 

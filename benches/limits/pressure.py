@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""A frontier's quota is halved under load, halved again, and returns: the order in which workloads give way.
+"""A frontier's quota is halved under load, cut twice more, and returns: the order in which workloads give way.
 
 The real operator on a real control plane and two router processes; the models are stand-ins in this process, whose answers
-have known log probabilities. The status of the frontier and the routers' metrics are read every second. Held: Low gives way
-before Medium, Medium by half of the slack at most, High never and none of it is refused; the measures of the status begin in
-their order; nothing swings; and all is as before two minutes after the quota has returned. Prints what was seen, writes
-target/bench/pressure.json and pressure.svg, and fails if a bound is missed.
+have known log probabilities. There is no kubelet: the replicas that the real autoscaler asks of the pool become endpoints of
+its Service here. The statuses of frontier and pool and the routers' metrics are read every second. Held: Low gives way before
+Medium, Medium by half of the slack at most, High never and none of it is refused; each cut adds its measures, in their order;
+the pool is sized up for what moves to it, and answers that; only what has nowhere to go is refused; nothing swings; and all
+is as before when the quota has returned. Prints what was seen, writes target/bench/pressure.json and pressure.svg, and fails
+if a bound is missed.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import random
+import subprocess
 import sys
 import threading
 import time
@@ -22,11 +26,16 @@ import fleet
 from fleet import HOST, KEY, ROOT, Fleet, Router
 from rig import get, parser
 
-# Requests a second and the quota that they need with the reserve kept free: 372 a minute of nine tenths.
-RATES = {"chat": 5.0, "mail": 5.0, "review": 1.0}
-QUOTAS = {"whole": 720, "half": 360, "quarter": 180, "returned": 720}
+# Requests a second. They need 900 a minute: of `chat` and `mail` half, of the others all. Nine tenths of a quota may be used.
+RATES = {"chat": 10.0, "mail": 10.0, "review": 2.0, "draft": 2.0, "bulk": 1.0}
 SLACK = 0.3
+# (a) saves 240 of `chat` and 180 of `mail`, (b) 30 of `mail`, (c) the 120 of `draft`, (d) the 60 of `bulk`.
 ORDER = ["ThresholdsLowered", "EscalationLimited", "MovedToPools", "Shed"]
+# Quotas a minute, and how many of the measures they need.
+QUOTAS = {"whole": (1440, 0), "half": (720, 1), "less": (420, 3), "least": (300, 4), "returned": (1440, 0)}
+# Seconds that a model takes, and the addresses of the pool's replicas: an EndpointSlice can't have loopback ones.
+SECONDS = {"large": 2.0}
+REPLICAS = [f"192.0.2.{number}" for number in range(1, 13)]
 # Half of the answers pass the threshold of -0.4; of ten, one each misses it by 0.05, 0.1, 0.15, 0.2 and 0.9. Each comes
 # twice: two workloads that ask in turn get the same ones.
 SCORES = [score for score in (-0.1, -0.45, -0.1, -0.5, -0.1, -0.55, -0.1, -0.6, -0.1, -1.3) for _ in range(2)]
@@ -61,12 +70,39 @@ spec:
     quota: {{requestsPerMinute: {quota}}}
 ---
 apiVersion: smallfirst.dev/v1alpha1
+kind: ModelTier
+metadata: {{name: large, namespace: ai}}
+spec:
+  class: Large
+  owner: bench
+  model: {{name: large, contextTokens: 8000}}
+  pool:
+    engine: Custom
+    image: none.invalid/large
+    modelFrom: {{path: /models}}
+    port: 8080
+    resources: {{requests: {{cpu: 10m, memory: 16Mi}}}}
+    perReplica: {{concurrency: 1}}
+    scaling: {{min: 1, max: {replicas}, autoscaler: HorizontalPodAutoscaler, scaleDownStabilization: 20s}}
+    sizing: {{waitTarget: {{within: 2s}}}}
+---
+apiVersion: smallfirst.dev/v1alpha1
+kind: EscalationPath
+metadata: {{name: down, namespace: ai}}
+spec:
+  owner: bench
+  failover: {{direction: UpThenDown}}
+  steps:
+  - {{name: frontier, tierRef: {{name: frontier}}}}
+  - {{name: large, tierRef: {{name: large}}, entry: FailoverOnly}}
+---
+apiVersion: smallfirst.dev/v1alpha1
 kind: EscalationPath
 metadata: {{name: up, namespace: ai}}
 spec:
   owner: bench
   pressure: {{slack: "{slack}"}}
-  escalationLimit: {{ratio: "0.3"}}
+  escalationLimit: {{ratio: "0.15"}}
   steps:
   - name: small
     tierRef: {{name: small}}
@@ -78,22 +114,25 @@ kind: RoutingPolicy
 metadata: {{name: front, namespace: ai}}
 spec:
   router: {{replicas: 2}}
-  clients: [{{name: team, apiKey: {{secretKeyRef: {{name: keys, key: bench}}}}, workloads: [chat, mail, review]}}]
+  clients: [{{name: team, apiKey: {{secretKeyRef: {{name: keys, key: bench}}}}, workloads: [chat, mail, review, draft, bulk]}}]
   workloads:
   - {{name: chat, owner: bench, risk: Low, match: {{models: [chat]}}, pathRef: {{name: up}}}}
   - {{name: mail, owner: bench, risk: Medium, match: {{models: [mail]}}, pathRef: {{name: up}}}}
   - {{name: review, owner: bench, risk: High, reserve: "0.2", match: {{models: [review]}}, tierRef: {{name: frontier}}}}
+  - {{name: draft, owner: bench, risk: Low, match: {{models: [draft]}}, pathRef: {{name: down}}}}
+  - {{name: bulk, owner: bench, risk: Low, match: {{models: [bulk]}}, tierRef: {{name: frontier}}}}
   default: {{reject: {{}}}}
 """
 
 
 class Models(BaseHTTPRequestHandler):
-    """Answers as either model: `small` with the next of the scores."""
+    """Answers as any of the models: `small` with the next of the scores."""
 
     protocol_version, turn, lock = "HTTP/1.1", 0, threading.Lock()
 
     def do_POST(self) -> None:
         model = json.loads(self.rfile.read(int(self.headers["content-length"])))["model"]
+        time.sleep(SECONDS.get(model, 0.0))
         choice = {"index": 0, "message": {"role": "assistant", "content": "refund"}, "finish_reason": "stop"}
         if model == "small":
             with Models.lock:
@@ -113,7 +152,7 @@ class Models(BaseHTTPRequestHandler):
 
 
 class Load:
-    """Asks at steady rates, whatever answers take, and counts outcomes."""
+    """Asks by chance at steady rates, whatever answers take, and counts outcomes."""
 
     def __init__(self, routers: list[Router]) -> None:
         self.routers, self.done, self.lock, self.outcomes = routers, threading.Event(), threading.Lock(), {}
@@ -121,10 +160,10 @@ class Load:
             threading.Thread(target=self.ask_at, args=(workload, rate), daemon=True).start()
 
     def ask_at(self, workload: str, rate: float) -> None:
-        begin, asked = time.monotonic(), 0
-        while not self.done.wait(max(0.0, begin + asked / rate - time.monotonic())):
-            threading.Thread(target=self.ask, args=(workload, self.routers[asked % len(self.routers)]), daemon=True).start()
-            asked += 1
+        chance, due = random.Random(workload), time.monotonic()
+        while not self.done.wait(max(0.0, due - time.monotonic())):
+            threading.Thread(target=self.ask, args=(workload, chance.choice(self.routers)), daemon=True).start()
+            due += chance.expovariate(rate)
 
     def ask(self, workload: str, router: Router) -> None:
         body = json.dumps({"model": workload, "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]})
@@ -133,7 +172,9 @@ class Load:
             connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json", "authorization": f"Bearer {KEY}"})
             reply = connection.getresponse()
             reply.read()
-            outcome = reply.headers.get("x-smallfirst-outcome") or str(reply.status)
+            outcome = reply.headers.get("x-smallfirst-outcome", "") if reply.status == 200 else str(reply.status)
+            if reply.headers.get("x-smallfirst-tier") == "large":
+                outcome += " by large"
         except (OSError, http.client.HTTPException) as error:
             outcome = type(error).__name__
         with self.lock:
@@ -141,19 +182,43 @@ class Load:
             counts[outcome] = counts.get(outcome, 0) + 1
 
 
+class Pool:
+    """What a kubelet would do of the pool: a ready endpoint for each replica that its Deployment is to have."""
+
+    SLICE = {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "large-bench", "namespace": "ai", "labels": {"kubernetes.io/service-name": "large-pool"}},
+    }  # fmt: skip
+
+    def __init__(self, told: Fleet, port: int) -> None:
+        self.told, self.port, self.replicas = told, port, 0
+        for address in REPLICAS:
+            subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+
+    def follow(self) -> None:
+        replicas = json.loads(self.told.kube("get", "deployment", "large-pool", "-n", "ai", "-o", "json"))["spec"]["replicas"]
+        if replicas != self.replicas:
+            endpoints = [{"addresses": [address]} for address in REPLICAS[:replicas]]
+            ports = [{"name": "http", "port": self.port}]
+            self.told.kube("apply", "-f", "-", stdin=json.dumps(self.SLICE | {"endpoints": endpoints, "ports": ports}))
+            self.replicas = replicas
+
+
 def lowered(router: Router, workload: str) -> float:
     name = f'smallfirst_router_threshold_lowered{{workload="{workload}",step="small"}} '
     return next(float(line[len(name):]) for line in get(f"http://{router.admin}/metrics").decode().splitlines() if line.startswith(name))
 
 
-def sample(told: Fleet, routers: list[Router], load: Load, begin: float) -> dict:
-    tier = json.loads(told.kube("get", "modeltier", "frontier", "-n", "ai", "-o", "json"))
-    quota = tier.get("status", {}).get("quota", {})
+def sample(told: Fleet, routers: list[Router], load: Load, pool: Pool, begin: float) -> dict:
+    tiers = json.loads(told.kube("get", "modeltiers", "frontier", "large", "-n", "ai", "-o", "json"))["items"]
+    quota, sizing = (tier.get("status", {}).get(part, {}) for tier, part in zip(tiers, ("quota", "sizing")))
+    pool.follow()
     with load.lock:
         outcomes = {workload: dict(counts) for workload, counts in load.outcomes.items()}
     return {
         "at": round(time.monotonic() - begin, 2), "needed": float(quota.get("needed", 0)), "measures": quota.get("measures", []),
         "message": quota.get("message", ""), "outcomes": outcomes,
+        "floor": sizing.get("floor", 0), "sizing": sizing.get("message", ""), "replicas": pool.replicas,
         "lowered": {workload: max(lowered(router, workload) for router in routers) for workload in ("chat", "mail")},
     }  # fmt: skip
 
@@ -173,6 +238,8 @@ def plot(samples: list[dict], marks: dict[str, float]) -> str:
         line(needed, max(2.0, *needed), "#888", "needed of the quota, status", 1),
         line([s["lowered"]["chat"] for s in samples], SLACK * 1.2, "#c33", "Low: threshold lowered, routers", 2),
         line([s["lowered"]["mail"] for s in samples], SLACK * 1.2, "#36c", "Medium: threshold lowered, routers", 3),
+        line([s["floor"] for s in samples], len(REPLICAS), "#393", "floor of the pool, status", 4),
+        line([s["replicas"] for s in samples], len(REPLICAS) * 1.02, "#963", "replicas of the pool", 5),
     ]
     for name, at in marks.items():
         parts.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{top}" y2="{height - 40}" stroke="#ccc"/>')
@@ -182,6 +249,16 @@ def plot(samples: list[dict], marks: dict[str, float]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">{"".join(parts)}</svg>\n'
 
 
+def became(samples: list[dict], workload: str, begin: float, end: float) -> dict[str, int]:
+    """What became of a workload's requests in a time."""
+    within = [s["outcomes"].get(workload, {}) for s in samples if begin <= s["at"] <= end]
+    return {outcome: count for outcome in within[-1] if (count := within[-1][outcome] - within[0].get(outcome, 0))}
+
+
+def part(outcomes: dict[str, int], outcome: str) -> float:
+    return round(outcomes.get(outcome, 0) / sum(outcomes.values()), 3)
+
+
 def judge(samples: list[dict], marks: dict[str, float]) -> list[str]:
     problems = []
     most = {workload: max(s["lowered"][workload] for s in samples) for workload in ("chat", "mail")}
@@ -189,18 +266,35 @@ def judge(samples: list[dict], marks: dict[str, float]) -> list[str]:
         problems.append("Medium gave way before Low had wholly")
     if not 0 < most["mail"] <= SLACK / 2 or most["chat"] != SLACK:
         problems.append(f"thresholds were lowered by {most}")
-    begun: list[str] = []
-    for s in samples:
-        begun += [measure for measure in s["measures"] if measure not in begun]
-    if not begun or begun != sorted(begun, key=ORDER.index):
-        problems.append(f"measures began in the order {begun}")
+    ends = dict(zip(marks, [*list(marks.values())[1:], samples[-1]["at"]]))
+    for name, (_, measures) in QUOTAS.items():
+        found = [s["measures"] for s in samples if marks[name] <= s["at"] <= ends[name]]
+        if found[-1] != ORDER[:measures]:
+            problems.append(f"{name}: {found[-1]}, not {ORDER[:measures]}")
+        if name != "returned" and any(len(b) < len(a) for a, b in zip(found, found[1:])):
+            problems.append(f"{name}: measures came and went")
+    # A minute after a cut what was asked of the account before it counts no more.
+    settled = {name: min(marks[name] + 60, ends[name] - 30) for name in QUOTAS}
+    moved, shed = ({name: part(became(samples, workload, settled[name], ends[name]), outcome) for name in QUOTAS}
+                   for workload, outcome in (("draft", "accepted by large"), ("bulk", "429")))  # fmt: skip
+    print(f"moved to the pool: {moved}; refused: {shed}")
+    if max(moved["whole"], moved["returned"], shed["whole"], shed["half"], shed["returned"]) > 0.05:
+        problems.append("moved or refused though it was not necessary")
+    if not moved["half"] < moved["less"] < moved["least"] or not shed["less"] < min(moved["less"], shed["least"]):
+        problems.append("refused where it could have been moved")
+    for workload in ("chat", "mail", "draft"):
+        if refused := {outcome for outcome in samples[-1]["outcomes"][workload] if outcome.isdigit()}:
+            problems.append(f"{workload} was refused, though it had an answer: {refused}")
+    floors = {name: [s["floor"] for s in samples if marks[name] <= s["at"] <= ends[name]] for name in QUOTAS}
+    if not floors["half"][-1] < floors["less"][-1] <= floors["least"][-1] or min(s["replicas"] - s["floor"] for s in samples[-5:]) < 0:
+        problems.append(f"the pool's floor: {floors}")
     returned = [s for s in samples if s["at"] > marks["returned"]]
-    for workload in ("chat", "mail"):
-        values = [s["lowered"][workload] for s in returned]
-        if any(b > a for a, b in zip(values, values[1:])):
-            problems.append(f"{workload} swings after the quota returned")
-        if values[-1] or returned[-1]["measures"]:
-            problems.append(f"{workload} still gives way: {values[-1]}, {returned[-1]['measures']}")
+    values = {workload: [s["lowered"][workload] for s in returned] for workload in ("chat", "mail")} | {"the floor": floors["returned"]}
+    for name, each in values.items():
+        if any(b > a for a, b in zip(each, each[1:])):
+            problems.append(f"{name} swings after the quota returned")
+        if each[-1] != samples[0]["lowered"].get(name, samples[0]["floor"]):
+            problems.append(f"{name} is not as before: {each[-1]}")
     high = samples[-1]["outcomes"]["review"]
     if set(high) != {"accepted"}:
         problems.append(f"High: {high}")
@@ -209,14 +303,15 @@ def judge(samples: list[dict], marks: dict[str, float]) -> list[str]:
 
 def main() -> int:
     flags = parser(__doc__)
-    flags.add_argument("--seconds", type=float, default=120, help="time with each quota")
+    flags.add_argument("--seconds", type=float, default=120, help="time with each quota, twice as long when it has returned")
     args = flags.parse_args()
     fleet.alone()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+    # In a network of its own: nobody else is there.
+    server = ThreadingHTTPServer(("", 0), Models)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with ExitStack() as stack:
-        text = MANIFESTS.format(host=HOST, port=server.server_port, quota=QUOTAS["whole"], slack=SLACK)
+        text = MANIFESTS.format(host=HOST, port=server.server_port, quota=QUOTAS["whole"][0], slack=SLACK, replicas=len(REPLICAS))
         told = Fleet(stack, args.smallfirst.resolve(), text)
         told.credentials()
         routers = [Router(told, f"front-{number}") for number in range(2)]
@@ -224,14 +319,16 @@ def main() -> int:
             router.ready()
         # A new leader lends nothing at first.
         time.sleep(8)
+        pool = Pool(told, server.server_port)
         load = Load(routers)
         samples, marks, begin = [], {}, time.monotonic()
-        for name, quota in QUOTAS.items():
+        for name, (quota, _) in QUOTAS.items():
             patch = json.dumps({"spec": {"provider": {"quota": {"requestsPerMinute": quota}}}})
             told.kube("patch", "modeltier", "frontier", "-n", "ai", "--type", "merge", "-p", patch)
             marks[name] = time.monotonic() - begin
-            while time.monotonic() - begin < marks[name] + args.seconds:
-                samples.append(sample(told, routers, load, begin))
+            seconds = args.seconds * (2 if name == "returned" else 1)
+            while time.monotonic() - begin < marks[name] + seconds:
+                samples.append(sample(told, routers, load, pool, begin))
                 time.sleep(1)
             print(f"{name}, {quota} a minute: {json.dumps(samples[-1])}", flush=True)
         load.done.set()

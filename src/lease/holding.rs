@@ -158,6 +158,12 @@ impl Holding {
         self.lease.is_some()
     }
 
+    /// Whether more of it may be lent soon, as of the last [`fill`](Self::fill).
+    #[must_use]
+    pub fn has_lease(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.live && !lease.draining)
+    }
+
     /// Another limit, or another number of routers: what is lent stays so. What is a part is left.
     pub fn resize(&mut self, limit: u64, most: u32) {
         if let Some(lease) = &mut self.lease {
@@ -295,7 +301,7 @@ impl Holding {
         } else {
             Duration::MAX
         };
-        let lent = if lease.live { time(i128::from(lease.parts.limit) * 1_000_000_000).max(PERIOD) } else { AWAY };
+        let lent = if lease.live { time(i128::from(lease.parts.limit) * 1_000_000_000).max(LACKED) } else { AWAY };
         Some(own.min(lent))
     }
 

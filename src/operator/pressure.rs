@@ -1,5 +1,5 @@
-//! What is done while accounts are short: which thresholds are lowered, as routers are told with every report, and what is
-//! said of it.
+//! What is done while accounts are short: which thresholds are lowered and which requests are moved to pools, as routers are
+//! told with every report, and what is said of it.
 //!
 //! What is needed is done at once, and ends when it was not needed for [`STABILIZATION`]. A new leader says nothing before its
 //! second look: by then every router has told what it counted, and what the leader before it said still holds.
@@ -14,10 +14,10 @@ use super::plan::portfolio::called;
 use crate::api::sizing::{Measure, QuotaStatus};
 use crate::api::types::Decimal;
 use crate::routing::RoutingTable;
-use crate::routing::report::Lowered;
+use crate::routing::report::{GivesWay, PerStep};
 use crate::sizing::input::Portfolio;
 use crate::sizing::output::{AccountSize, Sizes};
-use crate::sizing::thresholds::{self, STABILIZATION, Thresholds};
+use crate::sizing::thresholds::{self, InForce, STABILIZATION};
 
 /// Least time between two statements of which the second has only other numbers.
 const SELDOM: Duration = Duration::from_secs(60);
@@ -33,11 +33,12 @@ pub struct Pressure(Mutex<HashMap<String, Namespace>>);
 #[derive(Debug, Default)]
 struct Namespace {
     looks: u32,
-    thresholds: Thresholds,
+    thresholds: InForce,
+    moves: InForce,
     /// How accounts stood at the looks within [`STABILIZATION`], the last one last.
     recent: VecDeque<(Duration, BTreeMap<String, AccountSize>)>,
     /// What routers are told, by policy.
-    lowered: BTreeMap<String, Lowered>,
+    told: BTreeMap<String, GivesWay>,
     /// What is said of tiers, and when that was new.
     said: BTreeMap<String, (QuotaStatus, Duration)>,
 }
@@ -56,11 +57,16 @@ impl Pressure {
         state.looks = state.looks.saturating_add(1);
         state.recent.retain(|(at, _)| now.saturating_sub(*at) <= STABILIZATION);
         state.recent.push_back((now, sizes.accounts.clone()));
-        let in_force = state.thresholds.settle(&sizes.lowered, now);
+        let in_force = [state.thresholds.settle(&sizes.lowered, now), state.moves.settle(&sizes.moved, now)];
         if state.looks < LOOKS {
             return Vec::new();
         }
-        state.lowered = lowered(&in_force, tables);
+        let [mut lowered, mut moved] = in_force.map(|all| by_policy(&all, tables));
+        let told = |policy: &String| {
+            let of = |all: &mut BTreeMap<String, PerStep>| all.remove(policy).unwrap_or_default();
+            (policy.clone(), GivesWay { lowered: of(&mut lowered), moved: of(&mut moved) })
+        };
+        state.told = tables.keys().map(told).collect();
         let mut said = std::mem::take(&mut state.said);
         let mut news = Vec::new();
         for (account, of) in &portfolio.accounts {
@@ -86,10 +92,10 @@ impl Pressure {
 
     /// What routers of a policy are told. `None`: nothing is known yet.
     #[must_use]
-    pub fn lowered(&self, policy: &Id) -> Option<Lowered> {
+    pub fn told(&self, policy: &Id) -> Option<GivesWay> {
         let namespaces = self.namespaces();
         let state = namespaces.get(&policy.0).filter(|state| state.looks >= LOOKS)?;
-        Some(state.lowered.get(&policy.1).cloned().unwrap_or_default())
+        Some(state.told.get(&policy.1).cloned().unwrap_or_default())
     }
 
     /// What is said of a tier. `None`: nothing yet.
@@ -110,8 +116,11 @@ impl Pressure {
 }
 
 /// What is in force, by policy, as routers are told.
-fn lowered(in_force: &thresholds::Lowered, tables: &BTreeMap<String, Arc<RoutingTable>>) -> BTreeMap<String, Lowered> {
-    let mut all = BTreeMap::<String, Lowered>::new();
+fn by_policy(
+    in_force: &thresholds::PerStep,
+    tables: &BTreeMap<String, Arc<RoutingTable>>,
+) -> BTreeMap<String, PerStep> {
+    let mut all = BTreeMap::<String, PerStep>::new();
     for (policy, table) in tables {
         for workload in &table.workloads {
             let name = called(tables.len() == 1, policy, &workload.name);
@@ -124,7 +133,11 @@ fn lowered(in_force: &thresholds::Lowered, tables: &BTreeMap<String, Arc<Routing
     all
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a slack, which is 4 at most")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a part, or at most a slack, which is 4 at most"
+)]
 fn nanos(by: f64) -> u64 {
     (by * 1e9).floor() as u64
 }

@@ -131,14 +131,20 @@ fn pause(circuit: &mut Circuit, error: &CallError, now: Instant, world: &World<'
 
 /// Takes the request's part of the account's quota, waiting for it if need be.
 async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option<Permit>, CallError> {
-    let Call { upstream, asked, asker, deadline, .. } = *asking;
+    let Call { world, upstream, asked, asker, deadline, .. } = *asking;
     // Nobody waits for a tier that is not asked then.
     if !upstream.circuit().would_admit(Instant::now()) {
         return Ok(None);
     }
+    if asking.stage.moves.as_ref().is_some_and(|moves| moves.takes(world.random)) {
+        upstream.tally.rejected(Rejected::Quota);
+        let error = CallError::blameless(FailoverReason::RateLimited, "what is left of the account is for others");
+        return Err(error);
+    }
     let _queued = upstream.tally.wait();
     // In a box: what few tiers have must not make the future of every request larger.
-    Box::pin(account.admit(Order::of(asked.peek), asker, deadline)).await.map(Some).map_err(|pause| {
+    let lacks = || world.shared.lacks.send_replace(());
+    Box::pin(account.admit(Order::of(asked.peek), asker, deadline, lacks)).await.map(Some).map_err(|pause| {
         upstream.tally.rejected(Rejected::Quota);
         let error = CallError::blameless(FailoverReason::RateLimited, "no room in the account's quota");
         CallError { retry_after: Some(pause), ..error }

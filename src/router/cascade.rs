@@ -144,7 +144,7 @@ impl<'a, 's> Walk<'a, 's> {
             // The chosen token is one of those that are listed.
             alternatives: stage.logprobs > Some(1),
         };
-        let asker = Asker { risk: route.risk, reserve: leg.reserve };
+        let asker = Asker { risk: route.risk, movable: stage.moves.is_some(), reserve: leg.reserve };
         Call { world, step, upstream: &leg.upstream, stage, asked, deadline, fair, wants, left, asker }
     }
 

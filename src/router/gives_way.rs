@@ -1,11 +1,12 @@
-//! Thresholds that give way: by so much as the leader says, while it says so.
+//! What gives way while an account is short, by so much as the leader says, while it says so: thresholds, and requests that can
+//! go to a pool instead.
 //!
 //! ```text
-//! leader --reply--> Lowered --every second, fading--> gauge of the step <--read once-- a refused answer
+//! leader --reply--> Told --every second, fading--> gauges of the step <--read once-- a refused answer, a call of its tier
 //! ```
 //! Nobody relies on hearing that pressure is over. A leader says every second how it is; while none is heard, what was said
 //! last holds for [`HOLDS`], in which another operator leads and has measured anew, and then fades evenly to nothing over
-//! [`FADES`], so that what escalates again does not come all at once. See ADR 24.
+//! [`FADES`], so that what comes again does not come all at once. See ADR 24.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -13,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::route::Route;
+use super::route::{Route, Stage};
 use crate::routing::decide;
-use crate::routing::report::Lowered as Said;
+use crate::routing::report::{GivesWay as Said, PerStep};
 
 /// Time for which what the leader said holds: that in which a new leader is found (12 s) and has sized twice (30 s).
 pub const HOLDS: Duration = Duration::from_secs(45);
@@ -47,42 +48,72 @@ impl GivesWay {
     }
 }
 
-/// What the leader said last.
-#[derive(Default)]
-pub struct Lowered {
-    said: Said,
-    heard: Option<Instant>,
-    /// Gauges that are not at 0, by workload and step: a step that a table leaves out must not come back lowered.
-    set: BTreeMap<(String, String), Gauged>,
+/// The part of a step's requests that goes to a pool instead.
+pub struct Moves(Gauged);
+
+impl Moves {
+    /// The gauge that says the part.
+    #[must_use]
+    pub const fn new(part: Gauged) -> Self {
+        Self(part)
+    }
+
+    /// Whether a request is in it; `random` draws below a bound.
+    #[must_use]
+    pub fn takes(&self, random: impl Fn(usize) -> usize) -> bool {
+        /// As fine as shares are drawn.
+        const OF: u32 = 1 << 20;
+        let part = self.0.get();
+        part > 0.0 && u32::try_from(random(OF as usize)).is_ok_and(|drawn| f64::from(drawn) < part * f64::from(OF))
+    }
 }
 
-impl Lowered {
+/// What the leader said last.
+#[derive(Default)]
+pub struct Told {
+    said: Said,
+    heard: Option<Instant>,
+    /// Gauges that are not at 0: a step that a table leaves out must not come back with what was said of it.
+    set: BTreeMap<Place, Gauged>,
+}
+
+/// Workload, step, and which of the two.
+type Place = (String, String, usize);
+
+/// What was said, and of a step its gauge with the most that it may say.
+type Each<'t, 'r> = (&'t PerStep, fn(&'r Stage) -> Option<(&'r Gauged, f64)>);
+
+impl Told {
     /// Takes in what the leader says.
-    pub fn hear(&mut self, said: &Said, now: Instant) {
-        if self.said != *said {
-            self.said.clone_from(said);
-        }
+    pub fn hear(&mut self, said: Said, now: Instant) {
+        self.said = said;
         self.heard = Some(now);
     }
 
-    /// Sets the thresholds of the routes in force.
+    /// Sets what gives way of the routes in force.
     pub fn apply<'r>(&mut self, routes: impl Iterator<Item = &'r Route>, now: Instant) {
         let part = self.heard.map_or(0.0, |heard| left(now.saturating_duration_since(heard)));
-        if self.set.is_empty() && (self.said.is_empty() || part <= 0.0) {
+        if self.set.is_empty() && (self.said == Said::default() || part <= 0.0) {
             return;
         }
+        let both: [Each<'_, 'r>; 2] = [
+            (&self.said.lowered, |stage| stage.gives_way.as_ref().map(|it| (&it.lowered, it.most))),
+            (&self.said.moved, |stage| stage.moves.as_ref().map(|it| (&it.0, 1.0))),
+        ];
         let mut before = std::mem::take(&mut self.set);
         for route in routes {
-            let Some(steps) = self.said.get(&route.workload) else { continue };
-            for (step, stage) in route.path.steps.iter().zip(&route.stages) {
-                let (Some(gives_way), Some(nanos)) = (&stage.gives_way, steps.get(&step.name)) else { continue };
-                #[expect(clippy::cast_precision_loss, reason = "a part of the most, which is a float")]
-                let by = (*nanos as f64 / 1e9 * part).min(gives_way.most);
-                if by > 0.0 {
-                    gives_way.lowered.set(by);
-                    let key = (route.workload.clone(), step.name.clone());
-                    before.remove(&key);
-                    self.set.insert(key, gives_way.lowered.clone());
+            for (which, (said, gauge)) in both.iter().enumerate() {
+                let Some(steps) = said.get(&route.workload) else { continue };
+                for (step, stage) in route.path.steps.iter().zip(&route.stages) {
+                    let (Some((gauge, most)), Some(nanos)) = (gauge(stage), steps.get(&step.name)) else { continue };
+                    #[expect(clippy::cast_precision_loss, reason = "a part of the most, which is a float")]
+                    let by = (*nanos as f64 / 1e9 * part).min(most);
+                    if by > 0.0 {
+                        gauge.set(by);
+                        let place = (route.workload.clone(), step.name.clone(), which);
+                        before.remove(&place);
+                        self.set.insert(place, gauge.clone());
+                    }
                 }
             }
         }
@@ -161,36 +192,95 @@ mod tests {
         let all = snapshot.routes.all().flat_map(|route| &route.stages);
         assert_eq!(all.filter(|stage| stage.gives_way.is_some()).count(), 2, "neither High nor the last step");
         let each = || ("small".to_owned(), 300_000_000);
-        let said: Said = ["Low", "Medium", "High", "gone"].map(|w| (w.to_owned(), [each()].into())).into();
-        let mut lowered = Lowered::default();
-        lowered.apply(snapshot.routes.all(), at(0.0));
+        let all = ["Low", "Medium", "High", "gone"].map(|w| (w.to_owned(), [each()].into())).into();
+        let said = Said { lowered: all, ..Said::default() };
+        let mut told = Told::default();
+        told.apply(snapshot.routes.all(), at(0.0));
         assert_eq!(by(&snapshot), [Some(0.0), Some(0.0), None]);
-        lowered.hear(&said, at(0.0));
+        told.hear(said.clone(), at(0.0));
         for (seconds, part) in [(0.0, 1.0), (45.0, 1.0), (67.5, 0.5), (90.0, 0.0), (1e6, 0.0)] {
-            lowered.apply(snapshot.routes.all(), at(seconds));
+            told.apply(snapshot.routes.all(), at(seconds));
             let [low, medium, _] = by(&snapshot);
             let near = |value: Option<f64>, wanted: f64| value.is_some_and(|value| (value - wanted).abs() < 1e-9);
             assert!(near(low, 0.3 * part) && near(medium, (0.3 * part).min(0.2)), "{seconds}: {low:?} {medium:?}");
         }
-        lowered.hear(&said, at(1e6));
-        lowered.apply(snapshot.routes.all(), at(1e6));
+        told.hear(said, at(1e6));
+        told.apply(snapshot.routes.all(), at(1e6));
         assert_eq!(by(&snapshot)[0], Some(0.3), "it is there again");
-        lowered.hear(&Said::default(), at(1e6 + 1.0));
-        lowered.apply(snapshot.routes.all(), at(1e6 + 1.0));
+        told.hear(Said::default(), at(1e6 + 1.0));
+        told.apply(snapshot.routes.all(), at(1e6 + 1.0));
         assert_eq!(by(&snapshot), [Some(0.0), Some(0.0), None], "it is over");
     }
 
     #[test]
     fn a_step_that_a_table_leaves_out_does_not_stay_lowered() {
         let (before, now) = (snapshot(|_| ()), Instant::now());
-        let said: Said = [("Low".to_owned(), [("small".to_owned(), 100_000_000)].into())].into();
-        let mut lowered = Lowered::default();
-        lowered.hear(&said, now);
-        lowered.apply(before.routes.all(), now);
+        let lowered = [("Low".to_owned(), [("small".to_owned(), 100_000_000)].into())].into();
+        let said = Said { lowered, ..Said::default() };
+        let mut told = Told::default();
+        told.hear(said, now);
+        told.apply(before.routes.all(), now);
         assert_eq!(by(&before)[0], Some(0.1));
         let after = snapshot(|table| table["workloads"][0]["name"] = json!("other"));
-        lowered.apply(after.routes.all(), now);
+        told.apply(after.routes.all(), now);
         assert_eq!(by(&before)[0], Some(0.0));
+    }
+
+    /// A path to a provider and then to a pool, for when the provider has no room.
+    fn to_a_pool(table: &mut serde_json::Value) {
+        let mut pool = table["tiers"]["t"].clone();
+        pool["class"] = json!("Large");
+        pool["backend"] = json!({"service": {"name": "pool", "port": 80, "portName": null, "health": null}});
+        table["tiers"]["pool"] = pool;
+        table["paths"]["up"]["steps"][1]["tiers"] = json!(["pool"]);
+        table["paths"]["up"]["failoverOn"] = json!(["RateLimited"]);
+    }
+
+    /// Whether the first step's requests of each risk can go to a pool.
+    fn movable(change: impl FnOnce(&mut serde_json::Value)) -> [bool; 3] {
+        let snapshot = snapshot(change);
+        [0, 1, 2].map(|index| snapshot.routes.workload(index).is_some_and(|route| route.stages[0].moves.is_some()))
+    }
+
+    #[test]
+    fn who_has_a_large_pool_after_a_shortage_can_move_unless_of_high_risk() {
+        let with = |change: fn(&mut serde_json::Value)| {
+            movable(|table| {
+                to_a_pool(table);
+                change(table);
+            })
+        };
+        assert_eq!(movable(|_| ()), [false; 3], "two providers");
+        assert_eq!(with(|_| ()), [true, true, false]);
+        assert_eq!(with(|table| table["tiers"]["pool"]["class"] = json!("Small")), [false; 3]);
+        assert_eq!(with(|table| table["workloads"][0]["dataClass"] = json!("Restricted")), [false, true, false]);
+        assert_eq!(with(|table| table["paths"]["up"]["failoverOn"] = json!(["Timeout"])), [false; 3]);
+        let only_then =
+            |table: &mut serde_json::Value| table["paths"]["up"]["steps"][1]["entry"] = json!("FailoverOnly");
+        assert_eq!(with(only_then), [false; 3], "nothing falls down this path");
+        let falls = |table: &mut serde_json::Value| {
+            table["paths"]["up"]["steps"][1]["entry"] = json!("FailoverOnly");
+            table["paths"]["up"]["direction"] = json!("UpThenDown");
+        };
+        assert_eq!(with(falls), [true, true, false]);
+    }
+
+    #[test]
+    fn the_part_that_the_leader_said_is_moved_while_it_holds() {
+        let (snapshot, begin) = (snapshot(to_a_pool), Instant::now());
+        let moved = [("Low".to_owned(), [("small".to_owned(), 250_000_000)].into())].into();
+        let mut told = Told::default();
+        told.hear(Said { moved, ..Said::default() }, begin);
+        for (seconds, part) in [(0, 0.25), (45, 0.25), (90, 0.0)] {
+            told.apply(snapshot.routes.all(), begin + Duration::from_secs(seconds));
+            let [low, medium] = [0, 1].map(|index| {
+                let moves = snapshot.routes.workload(index).and_then(|route| route.stages[0].moves.as_ref());
+                let moves = moves.expect("it can move");
+                // Of a thousand draws, evenly.
+                (0..1000).filter(|drawn| moves.takes(|bound| bound / 1000 * drawn)).count()
+            });
+            assert!((part * 1000.0 - low as f64).abs() <= 1.0 && medium == 0, "{seconds}: {low} {medium}");
+        }
     }
 
     #[test]

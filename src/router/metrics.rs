@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::admission::limiter::Kind;
 use super::cascade::{BEST_ANSWER, ESCALATION_LIMIT};
-use super::gives_way::{Gauged, GivesWay};
+use super::gives_way::{Gauged, GivesWay, Moves};
 use super::hedge::HedgeMetrics;
 use super::retry_budget::{Retries, RetryBudget};
 use super::route::Route;
@@ -51,9 +51,9 @@ pub struct WorkloadLabels {
     pub workload: String,
 }
 
-/// Labels of a threshold that may be lowered.
+/// Labels of what gives way of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ThresholdLabels {
+pub struct StepOfWorkload {
     /// The workload.
     pub workload: String,
     /// Step of its path.
@@ -242,7 +242,8 @@ pub struct Metrics {
     calls: Family<(String, String), Counter>,
     admissions: Family<AdmissionLabels, Counter>,
     leases: Family<LeaseLabels, Counter>,
-    lowered: Family<ThresholdLabels, Gauged>,
+    lowered: Family<StepOfWorkload, Gauged>,
+    moved: Family<StepOfWorkload, Gauged>,
     under_pressure: Family<PressureLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     hedges: Family<HedgeLabels, Counter>,
@@ -278,6 +279,7 @@ impl Metrics {
             admissions: Family::default(),
             leases: Family::default(),
             lowered: Family::default(),
+            moved: Family::default(),
             under_pressure: Family::default(),
             retries: Family::default(),
             hedges: Family::default(),
@@ -300,6 +302,8 @@ impl Metrics {
         registry.register("lease_taken", help, metrics.leases.clone());
         let help = "By how much a threshold is lowered while an account is short, in the unit of its score";
         registry.register("threshold_lowered", help, metrics.lowered.clone());
+        let help = "Part of a step's requests that goes to a pool instead while an account is short, 0 to 1";
+        registry.register("requests_moved_ratio", help, metrics.moved.clone());
         let help =
             "Answers that a gate refused and that were given to spare an account, by the field that let them through";
         registry.register("accepted_under_pressure", help, metrics.under_pressure.clone());
@@ -366,8 +370,15 @@ impl Metrics {
     /// The threshold of a step that may be lowered by so much.
     #[must_use]
     pub fn gives_way(&self, workload: &str, step: &str, most: f64) -> GivesWay {
-        let labels = ThresholdLabels { workload: workload.to_owned(), step: step.to_owned() };
+        let labels = StepOfWorkload { workload: workload.to_owned(), step: step.to_owned() };
         GivesWay::new(self.lowered.get_or_create_owned(&labels), most)
+    }
+
+    /// The part of a step's requests that goes to a pool instead.
+    #[must_use]
+    pub fn moves(&self, workload: &str, step: &str) -> Moves {
+        let labels = StepOfWorkload { workload: workload.to_owned(), step: step.to_owned() };
+        Moves::new(self.moved.get_or_create_owned(&labels))
     }
 
     /// Counters of one tier of one step with these gates.

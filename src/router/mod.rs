@@ -116,6 +116,8 @@ pub struct Shared {
     pub endpoints_changed: Notify,
     /// Tells whoever reports that a request met a tier that is scaled to zero.
     pub met_cold: watch::Sender<()>,
+    /// Tells whoever reports that a request waits for what an operator may lend of an account.
+    pub lacks: watch::Sender<()>,
     /// What is counted.
     pub metrics: Metrics,
     /// Where requests are logged.
@@ -159,6 +161,7 @@ impl Shared {
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             endpoints_changed: Notify::new(),
             met_cold: watch::Sender::new(()),
+            lacks: watch::Sender::new(()),
             metrics,
             access_log,
             limits,

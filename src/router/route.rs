@@ -9,7 +9,7 @@ use super::admission::escalations::Escalations;
 use super::admission::limiter::{Limiter, Scope};
 use super::admission::share::Share;
 use super::gates::{Asks, CompiledGate, DecidesOn, compile_all};
-use super::gives_way::GivesWay;
+use super::gives_way::{GivesWay, Moves};
 use super::hedge::Hedge;
 use super::metrics::{LegMetrics, Metrics};
 use super::snapshot::{Refused, Upstream, budget};
@@ -59,6 +59,8 @@ pub struct Stage {
     pub judges: Vec<Arc<Upstream>>,
     /// Whether and by how much its threshold may be lowered while an account is short.
     pub gives_way: Option<GivesWay>,
+    /// The part of its requests that goes to a pool instead while an account is short, where they can.
+    pub moves: Option<Moves>,
     /// Whether a request waits for a tier that is scaled to zero.
     pub waits: bool,
     /// Tokens of content after which a stream may be judged, where its gates can. Without gates: the first.
@@ -165,8 +167,11 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn workload(&self, workload: &Workload) -> Result<Route, Refused> {
-        let (path, stages) =
-            self.path(&format!("workload {}", workload.name), (&workload.name, workload.risk), &workload.path)?;
+        let (path, stages) = self.path(
+            &format!("workload {}", workload.name),
+            (&workload.name, workload.risk, workload.data_class),
+            &workload.path,
+        )?;
         let before = self.before.and_then(|before| before.workloads.iter().find(|w| w.workload == workload.name));
         let limiter = workload.limits.map(|limits| {
             let before = before.and_then(|b| b.limiter.as_ref());
@@ -202,7 +207,7 @@ impl Compiler<'_> {
     fn tier(&self, tier: &str) -> Result<Route, Refused> {
         let workload = tier_path(tier);
         let (risk, data_class) = (Risk::Medium, DataClass::Internal);
-        let (path, stages) = self.path(&format!("Public tier {tier}"), (&workload, risk), &workload)?;
+        let (path, stages) = self.path(&format!("Public tier {tier}"), (&workload, risk, data_class), &workload)?;
         let metrics = self.metrics.workload(&workload, tiers(&stages));
         let needs_request_schema = judges_by_request(&stages);
         Ok(Route {
@@ -222,8 +227,8 @@ impl Compiler<'_> {
         })
     }
 
-    fn path(&self, what: &str, of: (&str, Risk), name: &str) -> Result<(Path, Vec<Stage>), Refused> {
-        let (workload, risk) = of;
+    fn path(&self, what: &str, of: (&str, Risk, DataClass), name: &str) -> Result<(Path, Vec<Stage>), Refused> {
+        let (workload, risk, data_class) = of;
         let (Some(path), Some(gates)) = (self.table.paths.get(name), self.gates.get(name)) else {
             return Err(Refused::Part(format!("{what}: path {name} is not in the table")));
         };
@@ -242,8 +247,10 @@ impl Compiler<'_> {
             });
             let most = decide::most_given_way(path, index, risk);
             let gives_way = (most > 0.0).then(|| self.metrics.gives_way(workload, &step.name, most));
+            let movable = risk != Risk::High && decide::is_movable(self.table, path, index, data_class);
+            let moves = movable.then(|| self.metrics.moves(workload, &step.name));
             let (gates, judges, waits) = (gates.clone(), judges.collect(), path.cold_tier == ColdTier::Wait);
-            Ok(Stage { gates, logprobs, asks, judges, gives_way, waits, commit_after, legs: legs? })
+            Ok(Stage { gates, logprobs, asks, judges, gives_way, moves, waits, commit_after, legs: legs? })
         };
         let stages: Result<_, Refused> = path.steps.iter().zip(gates).enumerate().map(stage).collect();
         Ok((path.clone(), stages?))

@@ -56,7 +56,7 @@ pub(super) async fn judge<'s>(
                 Some(upstream) => {
                     let mut opinion = Opinion::new(gate.name(), &upstream.name);
                     // A reserve is of the accounts of steps.
-                    let asker = Asker { reserve: None, ..call.asker };
+                    let asker = Asker { movable: false, reserve: None, ..call.asker };
                     let asked = Call { upstream, wants: WANTS, left, asker, ..*call };
                     (graded(&asked, data_class, context, grade, text, &mut opinion).await, Some(opinion))
                 }

@@ -4,8 +4,8 @@
 
 use crate::api::escalation_path::{Direction, Entry, FailoverReason, OnExceeded, OnExhausted};
 use crate::api::model_tier::Capability;
-use crate::api::types::Risk;
-use crate::routing::table::{Check, Gate, Path, RoutingTable, Step, Tier, Workload};
+use crate::api::types::{DataClass, ModelClass, Risk};
+use crate::routing::table::{Backend, Check, Gate, Path, RoutingTable, Step, Tier, Workload};
 
 /// What classification looks at.
 pub struct Signals<'a> {
@@ -142,7 +142,7 @@ impl Skip {
 
 /// Whether a tier can take a request of a workload. Fails closed on the data class.
 #[must_use]
-pub fn skip(tier: &Tier, data: crate::api::types::DataClass, needs: Needs) -> Option<Skip> {
+pub fn skip(tier: &Tier, data: DataClass, needs: Needs) -> Option<Skip> {
     if tier.data_class < data {
         return Some(Skip::DataClass);
     }
@@ -262,6 +262,26 @@ pub fn may_give_way(path: &Path, step: usize) -> bool {
         _ => false,
     };
     later && gates.iter().any(gives_way) && !gates.iter().any(forbids)
+}
+
+/// Whether a pool of this class takes over what a frontier has no room for. What a Small one answers instead is less than was
+/// asked for.
+#[must_use]
+pub const fn takes_over(class: ModelClass) -> bool {
+    matches!(class, ModelClass::Medium | ModelClass::Large)
+}
+
+/// Whether a request that a step, by its place, has no room for goes on to a pool that [takes over](takes_over): a later step
+/// asks one first, and is entered then.
+#[must_use]
+pub fn is_movable(table: &RoutingTable, path: &Path, step: usize, data: DataClass) -> bool {
+    let is_pool = |tier: &Tier| {
+        takes_over(tier.class) && matches!(tier.backend, Backend::Service { .. }) && tier.data_class >= data
+    };
+    let is_pool = |tier: &String| table.tiers.get(tier).is_some_and(is_pool);
+    let enters = |later: &Step| later.entry == Entry::Always || path.direction == Direction::UpThenDown;
+    let takes = |later: &Step| enters(later) && later.tiers.first().is_some_and(is_pool);
+    path.failover_on.contains(&FailoverReason::RateLimited) && path.steps.iter().skip(step + 1).any(takes)
 }
 
 /// Most by which the threshold of a step may be lowered for requests of a risk, in the unit of its score. 0: not at all.

@@ -80,8 +80,17 @@ pub struct RefusedTable {
     pub message: String,
 }
 
-/// Thresholds that are lowered, by workload and step.
-pub type Lowered = BTreeMap<String, BTreeMap<String, u64>>;
+/// Numbers by workload and step, in 1e-9. What is not there is 0.
+pub type PerStep = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// What gives way while accounts are short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GivesWay {
+    /// By how much thresholds are lowered, in the unit of their score.
+    pub lowered: PerStep,
+    /// The part of a step's requests that goes to a pool instead.
+    pub moved: PerStep,
+}
 
 /// What an operator answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,10 +106,13 @@ pub struct Reply {
     pub next_ms: u64,
     /// What it is granted of budgets, by their keys.
     pub budgets: BTreeMap<String, budget::Grant>,
-    /// By how much the leader lowers thresholds while accounts are short, by workload and step, in 1e-9 of the score's unit;
-    /// what is not there is not lowered. `None`: it does not know yet, or does not lead.
+    /// By how much thresholds are lowered while accounts are short, in the unit of their score. `None`: it does not know yet, or
+    /// does not lead.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lowered: Option<Lowered>,
+    pub lowered: Option<PerStep>,
+    /// The part of a step's requests that goes to a pool instead, if it says what is lowered.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved: PerStep,
     /// What the leader lends of limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<Grants>,

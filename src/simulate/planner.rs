@@ -17,7 +17,7 @@ use crate::sizing::input::{Escalation, Offered, Pool, Service, Takes};
 use crate::sizing::output::Sizes;
 use crate::sizing::size;
 use crate::sizing::steady::{Standing, settle};
-use crate::sizing::thresholds::{Lowered, Thresholds};
+use crate::sizing::thresholds::{InForce, PerStep};
 
 /// The router that reports.
 const ROUTER: &str = "router";
@@ -29,9 +29,12 @@ pub(super) struct Planner {
     counts: Counts,
     reports: u64,
     standing: BTreeMap<String, Standing>,
-    thresholds: Thresholds,
+    thresholds: InForce,
+    moves: InForce,
     /// By how much thresholds are lowered.
-    lowered: Lowered,
+    lowered: PerStep,
+    /// The part of requests that is moved to pools.
+    moved: PerStep,
     /// What sizing said last.
     pub(super) sizes: Sizes,
 }
@@ -47,8 +50,10 @@ impl Planner {
             counts: Counts::default(),
             reports: 0,
             standing: BTreeMap::new(),
-            thresholds: Thresholds::default(),
-            lowered: Lowered::new(),
+            thresholds: InForce::default(),
+            moves: InForce::default(),
+            lowered: PerStep::new(),
+            moved: PerStep::new(),
             sizes: Sizes::default(),
         }
     }
@@ -93,11 +98,12 @@ impl Planner {
 
     /// By how much a threshold is lowered.
     pub(super) fn lowered(&self, route: &Route, step: &Step) -> f64 {
-        // Most of the time there are none.
-        if self.lowered.is_empty() {
-            return 0.0;
-        }
-        self.lowered.get(&(route.name.clone(), step.name.clone())).copied().unwrap_or_default()
+        of_step(&self.lowered, route, step)
+    }
+
+    /// The part of a step's requests that is moved to a pool.
+    pub(super) fn moved(&self, route: &Route, step: &Step) -> f64 {
+        of_step(&self.moved, route, step)
     }
 
     /// A period is over: the floors and ceilings of pools that are sized, by the place of their tier.
@@ -118,6 +124,7 @@ impl Planner {
         self.sizes = size(&portfolio);
         let now = Duration::from_nanos(now);
         self.lowered = self.thresholds.settle(&self.sizes.lowered, now);
+        self.moved = self.moves.settle(&self.sizes.moved, now);
         let mut bounds = Vec::new();
         for (place, tier) in world.tiers.iter().enumerate() {
             let sized = tier.pool.as_ref().filter(|pool| pool.sized).zip(self.sizes.pools.get(&tier.name));
@@ -130,6 +137,14 @@ impl Planner {
         }
         bounds
     }
+}
+
+fn of_step(all: &PerStep, route: &Route, step: &Step) -> f64 {
+    // Most of the time there are none.
+    if all.is_empty() {
+        return 0.0;
+    }
+    all.get(&(route.name.clone(), step.name.clone())).copied().unwrap_or_default()
 }
 
 /// What was measured, over the time in which pods start here.
@@ -159,6 +174,7 @@ impl Known for Here<'_> {
 fn pool(tier: &Tier, of: &PoolOf) -> Pool {
     let (min, max) = of.bounds();
     Pool {
+        class: tier.tier.class,
         service: Some(Service::Batching { alpha: tier.curve.alpha, beta: tier.curve.beta, gamma: tier.curve.gamma }),
         concurrency: of.spec.slots,
         start: super::clock::seconds(of.spec.start),

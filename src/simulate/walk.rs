@@ -187,13 +187,18 @@ impl Run<'_> {
         let Some(account) = asked.account.filter(|_| circuit.would_admit(now)) else {
             return self.start(place, tier, None);
         };
+        let moved = self.planner.as_ref().map_or(0.0, |planner| planner.moved(route, &route.path.steps[request.step]));
+        // Gates draw by what is counted up from 0.
+        if moved > 0.0 && request.arrival.draw(u64::MAX - request.step as u64) < moved {
+            return Asked::Said(self.no_room(place));
+        }
         let output = match request.max_tokens {
             Some(most) => Demand { stated: most.into(), assumed: 0 },
             None => Demand { stated: 0, assumed: ASSUMED_TOKENS },
         };
         let order = Order { input: request.input.into(), output };
         let reserve = world.accounts[account].reserves.iter().position(|reserve| reserve.workload == route.name);
-        let asker = Asker { risk: route.risk, reserve };
+        let asker = Asker { risk: route.risk, movable: route.movable[request.step], reserve };
         let deadline = instant(self.epoch, request.deadline);
         let room = &mut self.rooms[account];
         let amounts = room.amounts(order, asker);

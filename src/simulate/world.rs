@@ -23,7 +23,7 @@ use crate::router::breaker::Rules;
 use crate::router::metrics::Metrics;
 use crate::router::snapshot::for_high;
 use crate::routing::RoutingTable;
-use crate::routing::decide::Route as Where;
+use crate::routing::decide::{self, Route as Where};
 use crate::routing::lent::reserves;
 use crate::routing::table::{self, Backend, Limits, Path, Quota, tier_path};
 use crate::sizing::input::Asked;
@@ -60,6 +60,8 @@ pub struct Route {
     pub path: Path,
     /// The tiers of each step, by their places.
     pub steps: Vec<Vec<usize>>,
+    /// Whether a request goes to a pool where a step has no room.
+    pub movable: Vec<bool>,
     /// What all clients together may take of it.
     pub limiter: Option<Arc<Limiter>>,
     /// How many of its requests may escalate.
@@ -194,6 +196,8 @@ impl World {
                 |step: &table::Step| step.tiers.iter().filter_map(|name| places.get(name.as_str()).copied()).collect();
             path.steps.iter().map(places).collect()
         };
+        let movable =
+            |path: &Path, data| (0..path.steps.len()).map(|step| decide::is_movable(table, path, step, data)).collect();
         let mut routes = Vec::new();
         for workload in &table.workloads {
             let Some(path) = table.paths.get(&workload.path) else { continue };
@@ -202,6 +206,7 @@ impl World {
                 risk: workload.risk,
                 data_class: workload.data_class,
                 steps: steps(path),
+                movable: movable(path, workload.data_class),
                 limiter: limiter(Scope::Workload, &workload.name, workload.limits),
                 escalations: path.escalation_limit.map(|limit| Escalations::new(limit, names.clone(), None, epoch)),
                 reserve: workload.reserve.unwrap_or(0),
@@ -219,6 +224,7 @@ impl World {
                 risk,
                 data_class,
                 steps: steps(path),
+                movable: movable(path, data_class),
                 limiter: None,
                 escalations: None,
                 reserve: 0,

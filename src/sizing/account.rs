@@ -5,7 +5,7 @@
 //!     else, each only as far as needed:
 //!   (a) thresholds are lowered: Low by all of its slack, then Medium by half
 //!   (b) escalationLimit
-//!   (c) what has a later step with a pool goes there: Low, then Medium
+//!   (c) what has a later step with a Medium or Large pool goes there: Low, then Medium
 //!   (d) shed: Low, then Medium, then High
 //! ```
 //! Within one kind of workload all give way alike. What has no answer yet goes to a later step or gets 429; what has one
@@ -20,6 +20,7 @@ use super::output::{AccountSize, Cut, Measures, Moved, QuotaKind, QuotaUse, Rela
 use super::sentence;
 use super::slots::greatest;
 use crate::api::types::Risk;
+use crate::routing::decide::takes_over;
 
 /// Part of a limit that may be planned with. The rest is for what arrives unevenly within a minute, and for leases that
 /// one router holds while another needs them.
@@ -162,7 +163,9 @@ impl Site<'_> {
         }
         for risk in [Risk::Low, Risk::Medium] {
             let who = self.of_risk(risk).filter(|w| comes_here[*w] && self.has_pool_after(portfolio, *w));
-            self.cut(&who.collect::<Vec<_>>(), decided);
+            let who: Vec<usize> = who.collect();
+            self.cut(&who, decided);
+            self.moves(&who, decided);
         }
         for risk in [Risk::Low, Risk::Medium, Risk::High] {
             let who = self.of_risk(risk).filter(|w| comes_here[*w]);
@@ -204,13 +207,14 @@ impl Site<'_> {
         *decided = after;
     }
 
-    /// Whether what the account does not take of a workload may go on to a pool.
+    /// Whether what the account does not take of a workload may go on to a pool that is as good as may be wanted.
     fn has_pool_after(&self, portfolio: &Portfolio, w: usize) -> bool {
         let workload = &self.workloads[w];
         let here = workload.steps.iter().position(|s| s.tiers.iter().any(|tier| self.account.tiers.contains(tier)));
         let later = here.map_or(&[][..], |i| &workload.steps[i + 1..]);
         let takes = |step: &super::input::Step| {
-            step.eligible > 0.0 && step.tiers.first().is_some_and(|tier| portfolio.pools.contains_key(tier))
+            let pool = step.tiers.first().and_then(|tier| portfolio.pools.get(tier));
+            step.eligible > 0.0 && pool.is_some_and(|pool| takes_over(pool.class))
         };
         workload.on_shortage && later.iter().any(takes)
     }
@@ -229,6 +233,18 @@ impl Site<'_> {
             decided
         };
         *decided = less(least(|x| self.fits(&less(x))));
+    }
+
+    /// (c) is told by steps, as routers know it.
+    fn moves(&self, who: &[usize], decided: &mut Decided) {
+        for w in who {
+            let Some(part) = decided.cut.get(&(*w, self.index)).copied() else { continue };
+            for (i, step) in self.workloads[*w].steps.iter().enumerate() {
+                if step.tiers.iter().any(|tier| self.account.tiers.contains(tier)) {
+                    decided.moved.insert((*w, i), part);
+                }
+            }
+        }
     }
 
     /// What became of a workload's requests by (b), (c) and (d).

@@ -15,6 +15,8 @@ pub(super) struct Decided {
     pub limited: BTreeSet<usize>,
     /// Part of a workload's requests that an account does not get, by workload and account.
     pub cut: BTreeMap<(usize, usize), f64>,
+    /// Part of a step's requests that goes to a pool instead, by workload and step.
+    pub moved: BTreeMap<(usize, usize), f64>,
 }
 
 /// Requests of one workload at one tier, per second.

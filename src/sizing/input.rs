@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::escalation_path::Entry;
-use crate::api::types::Risk;
+use crate::api::types::{ModelClass, Risk};
 
 /// All workloads, pools and accounts of one namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -145,6 +145,8 @@ pub struct Beside {
 /// A pool of model servers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
+    /// Its tier's class.
+    pub class: ModelClass,
     /// Time that a request takes. `None`: not known yet, so nothing can be said of it.
     pub service: Option<Service>,
     /// Requests that a replica works on at a time (k), at least 1: what is declared, as far as its inter-token target and

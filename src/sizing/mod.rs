@@ -23,6 +23,7 @@ mod testing;
 pub mod thresholds;
 mod wait;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flow::{Decided, Walker};
@@ -45,11 +46,14 @@ pub fn size(portfolio: &Portfolio) -> Sizes {
     decided.limited = (0..portfolio.workloads.len()).collect();
     let pools = portfolio.pools.iter();
     let pools = pools.map(|(tier, of)| (tier.clone(), pool::plan(portfolio, &walker, tier, of, &decided))).collect();
-    let lowered = decided.relaxed.iter().filter_map(|((workload, step), by)| {
-        let workload = portfolio.workloads.get(*workload)?;
-        Some(((workload.name.clone(), workload.steps.get(*step)?.name.clone()), *by))
-    });
-    Sizes { pools, accounts, lowered: lowered.filter(|(_, by)| *by > 0.0).collect() }
+    let named = |all: &BTreeMap<(usize, usize), f64>| {
+        let named = all.iter().filter(|(_, by)| **by > 0.0).filter_map(|((workload, step), by)| {
+            let workload = portfolio.workloads.get(*workload)?;
+            Some(((workload.name.clone(), workload.steps.get(*step)?.name.clone()), *by))
+        });
+        named.collect()
+    };
+    Sizes { pools, accounts, lowered: named(&decided.relaxed), moved: named(&decided.moved) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::thresholds::Lowered;
+use super::thresholds::PerStep;
 pub use crate::api::sizing::Binding;
 use crate::api::types::Risk;
 
@@ -14,7 +14,9 @@ pub struct Sizes {
     /// Accounts by name.
     pub accounts: BTreeMap<String, AccountSize>,
     /// By how much thresholds must be lowered for all accounts together.
-    pub lowered: Lowered,
+    pub lowered: PerStep,
+    /// Part of a step's requests that must be moved to a pool instead, 0 to 1.
+    pub moved: PerStep,
 }
 
 /// The size of one pool.

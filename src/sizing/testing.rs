@@ -2,7 +2,7 @@
 
 use super::input::{Account, Asked, Escalation, Offered, Pool, Quota, Service, Step, Takes, Variation, Workload};
 use crate::api::escalation_path::Entry;
-use crate::api::types::Risk;
+use crate::api::types::{ModelClass, Risk};
 
 pub(super) fn offered(rate: f64) -> Offered {
     Offered { rate, dispersion: 1.0, window: 300.0 }
@@ -54,6 +54,7 @@ pub(super) fn account(tiers: &[&str]) -> Account {
 /// 95 % wait for less than 200 ms.
 pub(super) fn pool() -> Pool {
     Pool {
+        class: ModelClass::Medium,
         service: Some(Service::Constant { seconds: 1.0 }),
         concurrency: 8,
         start: 45.0,

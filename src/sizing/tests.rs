@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::input::{Account, Asked, Escalation, Miss, Offered, Pool, Quota, Service, Step, Takes, Variation, Workload};
 use super::testing::{account, offered, pool, step, workload};
 use super::*;
-use crate::api::types::Risk;
+use crate::api::types::{ModelClass, Risk};
 
 /// One workload with its own pool, one that falls back to it, an account.
 fn portfolio() -> Portfolio {
@@ -71,7 +71,7 @@ fn portfolios() -> impl Strategy<Value = Portfolio> {
         |(service, concurrency, start, min, more, replica_hour, (absorb, within, percentile, budget))| {
             let against = ["frontier".to_owned()].into();
             let asked = Asked { against, absorb, within, percentile, hourly_budget: budget };
-            Pool { service, concurrency, start, min, max: min + more, replica_hour, asked }
+            Pool { class: ModelClass::Medium, service, concurrency, start, min, max: min + more, replica_hour, asked }
         },
     );
     let limit = || proptest::option::of(0.0..1e5_f64);

@@ -1,8 +1,9 @@
-//! Thresholds that are lowered for accounts that are short: at once as far as they must, and back when they need not be.
+//! Thresholds that are lowered, and requests that are moved to pools, for accounts that are short: at once as far as they must,
+//! and back when they need not be.
 //!
-//! Of every threshold the most that any look within [`STABILIZATION`] found necessary is in force. That keeps the order of
+//! Of each the most that any look within [`STABILIZATION`] found necessary is in force. That keeps the order of
 //! who gives way: where a look had lowered a Medium workload's, it had lowered all of Low. Nothing swings by it, since what
-//! is found depends on the verdicts of gates, and those are the same whether a threshold is lowered or not.
+//! is found depends on what is offered and on the verdicts of gates, and those are the same whatever is done.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,19 +11,19 @@ use std::time::Duration;
 /// Time for which something must not have been needed before it ends.
 pub const STABILIZATION: Duration = Duration::from_secs(60);
 
-/// Amounts by which thresholds are lowered, by workload and step, in the unit of their score.
-pub type Lowered = BTreeMap<(String, String), f64>;
+/// By how much thresholds are lowered, in the unit of their score, or the part of requests that is moved, by workload and step.
+pub type PerStep = BTreeMap<(String, String), f64>;
 
 /// The latest looks.
 #[derive(Clone, Debug, Default)]
-pub struct Thresholds(VecDeque<(Duration, Lowered)>);
+pub struct InForce(VecDeque<(Duration, PerStep)>);
 
-impl Thresholds {
+impl InForce {
     /// Takes in what is necessary, `now` since any moment, and gives what is in force.
-    pub fn settle(&mut self, necessary: &Lowered, now: Duration) -> Lowered {
+    pub fn settle(&mut self, necessary: &PerStep, now: Duration) -> PerStep {
         self.0.retain(|(at, _)| now.saturating_sub(*at) <= STABILIZATION);
         self.0.push_back((now, necessary.clone()));
-        let mut most = Lowered::new();
+        let mut most = PerStep::new();
         for (of, by) in self.0.iter().flat_map(|(_, lowered)| lowered) {
             let known = most.entry(of.clone()).or_default();
             *known = known.max(*by);
@@ -37,10 +38,10 @@ mod tests {
 
     #[test]
     fn what_is_necessary_is_in_force_at_once_and_for_a_minute_more() {
-        let mut thresholds = Thresholds::default();
+        let mut thresholds = InForce::default();
         let of = || ("chat".to_owned(), "first".to_owned());
         let mut at = |second, by: f64| {
-            let necessary = if by > 0.0 { [(of(), by)].into() } else { Lowered::new() };
+            let necessary = if by > 0.0 { [(of(), by)].into() } else { PerStep::new() };
             thresholds.settle(&necessary, Duration::from_secs(second)).get(&of()).copied().unwrap_or_default()
         };
         let steps = [(0, 0.1), (15, 0.3), (30, 0.2), (75, 0.0), (76, 0.0), (90, 0.0), (91, 0.0)];

@@ -232,7 +232,7 @@ fn terms(url: &str, quota: Quota, secrets: &Secrets, login: [Option<SecretKeyRef
 }
 
 fn asker(risk: Risk) -> Asker {
-    Asker { risk, reserve: (risk == Risk::High).then_some(0) }
+    Asker { risk, movable: false, reserve: (risk == Risk::High).then_some(0) }
 }
 
 impl Alone {

@@ -158,6 +158,7 @@ fn pool(name: &str, tier: &ModelTier, wanted: Wanted, known: &impl Known) -> Opt
         None => (0, u32::try_from(pool.replicas).ok()?),
     };
     Some(Pool {
+        class: tier.spec.class,
         service: known.service(name, Some(concurrency)),
         concurrency,
         start: START,

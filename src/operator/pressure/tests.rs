@@ -108,9 +108,9 @@ impl Leader {
 
     /// By how much the thresholds of the three workloads are lowered.
     fn lowered(&self) -> [f64; 3] {
-        let lowered = self.pressure.lowered(&("ml".to_owned(), "front".to_owned())).expect("it is known");
+        let told = self.pressure.told(&("ml".to_owned(), "front".to_owned())).expect("it is known");
         ["chat", "mail", "law"].map(|workload| {
-            let nanos = lowered.get(workload).and_then(|steps| steps.get("first")).copied().unwrap_or_default();
+            let nanos = told.lowered.get(workload).and_then(|steps| steps.get("first")).copied().unwrap_or_default();
             (nanos as f64 / 1e6).round() / 1e3
         })
     }
@@ -128,7 +128,7 @@ fn vast() -> Id {
 fn nothing_is_said_before_the_second_look() {
     let mut leader = Leader::new();
     assert!(leader.look(40.0).is_empty());
-    assert_eq!(leader.pressure.lowered(&("ml".to_owned(), "front".to_owned())), None);
+    assert_eq!(leader.pressure.told(&("ml".to_owned(), "front".to_owned())), None);
     assert_eq!(leader.pressure.said(&vast()), None);
     assert_eq!(leader.look(40.0), [vast()]);
     assert!(leader.lowered()[0] > 0.0);
@@ -193,7 +193,7 @@ fn an_account_that_is_gone_is_not_spoken_of() {
     let mut leader = Leader::new();
     (0..3).for_each(|_| drop(leader.look(40.0)));
     leader.pressure.forget_all_but(&["other".to_owned()].into());
-    assert_eq!((leader.pressure.said(&vast()), leader.pressure.lowered(&vast())), (None, None));
+    assert_eq!((leader.pressure.said(&vast()), leader.pressure.told(&vast())), (None, None));
 }
 
 /// What is said, as demand grows: each measure after the one before.

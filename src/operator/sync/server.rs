@@ -106,7 +106,9 @@ impl Desk {
             let router = RouterId { namespace, policy, pod: report.pod.clone(), incarnation: report.incarnation };
             self.lending.answer(&router, claims, &self.world, leader)
         });
-        let lowered = leader.then(|| self.world.pressure.lowered(&caller.policy)).flatten();
+        let gives_way = leader.then(|| self.world.pressure.told(&caller.policy)).flatten();
+        let (lowered, moved) = gives_way.map(|all| (all.lowered, all.moved)).unzip();
+        let moved = moved.unwrap_or_default();
         // Its book is read meanwhile.
         let unread = leader && budgets.is_empty() && !report.budgets.is_empty();
         let next_ms = if unread { SOON_MS } else { EVERY_MS };
@@ -120,7 +122,7 @@ impl Desk {
         let tiers = tiers.map(|tier| Key::new(Kind::Tier, namespace, tier));
         let policy = news.policy.then(|| Key { kind: Kind::Policy, id: caller.policy.clone() });
         self.queue.add_all(tiers.chain(policy));
-        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, lowered, leases })
+        Ok(Reply { format_version: FORMAT_VERSION, leader, stamp_ms, next_ms, budgets, lowered, moved, leases })
     }
 }
 

@@ -201,7 +201,8 @@ impl Account {
         lack.wait.unwrap_or(Duration::from_secs(60))
     }
 
-    /// Takes what a request needs, waiting for it as long as its risk and the deadline allow.
+    /// Takes what a request needs, waiting for it as long as its risk and the deadline allow. `lacks` is called once if it waits
+    /// for what an operator may lend.
     ///
     /// # Errors
     /// There is no room; with the time until there may be some.
@@ -210,6 +211,7 @@ impl Account {
         order: Order,
         asker: Asker,
         deadline: tokio::time::Instant,
+        lacks: impl FnOnce(),
     ) -> Result<Permit, Duration> {
         if let Some(store) = &self.store
             && let Some(answer) = self.admit_stored(store, order, asker, deadline).await
@@ -228,6 +230,9 @@ impl Account {
         };
         self.metrics.waiting.inc();
         let waiting = Waiting { account: self, ticket };
+        if self.share.is_lent() {
+            lacks();
+        }
         loop {
             let now = tokio::time::Instant::now().into_std();
             let next = self.state().again(&waiting.ticket, give_up, amounts, asker, now);
@@ -342,8 +347,10 @@ mod tests {
         Order { input, output: Demand { stated: output, assumed: 0 } }
     }
 
+    fn none() {}
+
     fn of(risk: Risk) -> Asker {
-        Asker { risk, reserve: None }
+        Asker { risk, movable: false, reserve: None }
     }
 
     fn soon() -> tokio::time::Instant {
@@ -353,48 +360,48 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn input_and_output_are_counted_apart_and_settled() {
         let account = account(|q| (q.input_tokens_per_minute, q.output_tokens_per_minute) = (Some(100), Some(50)));
-        let permit = account.admit(order(10, 50), of(Risk::Low), soon()).await.unwrap();
-        let wait = account.admit(order(10, 1), of(Risk::Low), soon()).await.unwrap_err();
+        let permit = account.admit(order(10, 50), of(Risk::Low), soon(), none).await.unwrap();
+        let wait = account.admit(order(10, 1), of(Risk::Low), soon(), none).await.unwrap_err();
         assert_eq!(wait.as_millis(), 1_200);
         permit.settle(Some(Usage { prompt: 90, cached: 0, completion: 20 }));
         assert!(
-            account.admit(order(11, 1), of(Risk::Low), soon()).await.is_err(),
+            account.admit(order(11, 1), of(Risk::Low), soon(), none).await.is_err(),
             "more input was used than estimated"
         );
-        assert!(account.admit(order(10, 30), of(Risk::Low), soon()).await.is_ok());
+        assert!(account.admit(order(10, 30), of(Risk::Low), soon(), none).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fifth_is_free_or_is_not() {
         let now = || tokio::time::Instant::now().into_std();
         let account = account(|q| (q.requests_per_minute, q.max_concurrent) = (Some(100), Some(5)));
-        let held = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
+        let held = account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap();
         for _ in 0..79 {
             assert!(account.has_free(20, now()));
-            account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap().settle(None);
+            account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap().settle(None);
         }
         assert!(account.has_free(20, now()) && !account.has_free(21, now()));
         tokio::time::advance(Duration::from_secs(30)).await;
         let mut held = vec![held];
         for _ in 0..3 {
-            held.push(account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap());
+            held.push(account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap());
         }
         assert!(account.has_free(20, now()));
-        held.push(account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap());
+        held.push(account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap());
         assert!(!account.has_free(20, now()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn high_risk_is_served_first_and_low_does_not_wait() {
         let account = account(|q| q.max_concurrent = Some(1));
-        let first = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
-        assert!(account.admit(order(1, 1), of(Risk::Low), soon()).await.is_err());
+        let first = account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap();
+        assert!(account.admit(order(1, 1), of(Risk::Low), soon(), none).await.is_err());
         let served = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for risk in [Risk::Medium, Risk::High] {
             let (account, served) = (account.clone(), served.clone());
             tasks.push(tokio::spawn(async move {
-                let permit = account.admit(order(1, 1), of(risk), soon()).await.unwrap();
+                let permit = account.admit(order(1, 1), of(risk), soon(), none).await.unwrap();
                 served.lock().unwrap().push(risk);
                 permit.settle(None);
             }));
@@ -412,15 +419,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_with_patience_or_the_deadline_and_leaves_the_queue() {
         let account = account(|q| q.max_concurrent = Some(1));
-        let _held = account.admit(order(1, 1), of(Risk::Low), soon()).await.unwrap();
+        let _held = account.admit(order(1, 1), of(Risk::Low), soon(), none).await.unwrap();
         let waited = async |risk, most| {
             let begin = tokio::time::Instant::now();
-            assert!(account.admit(order(1, 1), of(risk), begin + Duration::from_secs(most)).await.is_err());
+            assert!(account.admit(order(1, 1), of(risk), begin + Duration::from_secs(most), none).await.is_err());
             begin.elapsed().as_secs()
         };
         assert_eq!((waited(Risk::High, 60).await, waited(Risk::Medium, 60).await), (10, 2));
         assert_eq!((waited(Risk::High, 6).await, waited(Risk::Low, 60).await), (3, 0));
-        let leaves = account.admit(order(1, 1), of(Risk::High), soon());
+        let leaves = account.admit(order(1, 1), of(Risk::High), soon(), none);
         assert!(tokio::time::timeout(Duration::from_secs(1), leaves).await.is_err());
         assert!(account.state().queue.is_empty());
     }
@@ -428,11 +435,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_what_cannot_come_in_time() {
         let account = account(|q| (q.requests_per_minute, q.tokens_per_minute) = (Some(1), Some(100)));
-        assert!(account.admit(order(99, 2), of(Risk::High), soon()).await.is_err(), "more than it ever holds");
-        account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap().cancel();
-        account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap().settle(None);
+        assert!(account.admit(order(99, 2), of(Risk::High), soon(), none).await.is_err(), "more than it ever holds");
+        account.admit(order(1, 1), of(Risk::High), soon(), none).await.unwrap().cancel();
+        account.admit(order(1, 1), of(Risk::High), soon(), none).await.unwrap().settle(None);
         let begin = tokio::time::Instant::now();
-        let wait = account.admit(order(1, 1), of(Risk::High), soon()).await.unwrap_err();
+        let wait = account.admit(order(1, 1), of(Risk::High), soon(), none).await.unwrap_err();
         assert!(begin.elapsed().is_zero() && wait > Duration::from_secs(59), "{wait:?}");
     }
 
@@ -470,8 +477,8 @@ mod tests {
     #[test]
     fn low_leaves_what_high_has_reserved_and_medium_need_not() {
         let (account, now) = (reserved((10, 1_000, 10), [300_000_000, 0]), Instant::now());
-        let low = Asker { risk: Risk::Low, reserve: None };
-        let high = Asker { risk: Risk::High, reserve: Some(0) };
+        let low = Asker { risk: Risk::Low, movable: false, reserve: None };
+        let high = Asker { risk: Risk::High, movable: false, reserve: Some(0) };
         let mut held: Vec<Permit> = (0..20).filter_map(|_| try_admit(&account, order(1, 1), low, now)).collect();
         assert_eq!(held.len(), 7);
         held.extend((0..20).filter_map(|_| try_admit(&account, order(1, 1), high, now)));
@@ -520,7 +527,7 @@ mod tests {
                 if reserve.is_some() && !within {
                     continue;
                 }
-                let permit = try_admit(&account, order(input, output), Asker { risk, reserve }, now);
+                let permit = try_admit(&account, order(input, output), Asker { risk, movable: false, reserve }, now);
                 prop_assert!(!within || permit.is_some());
                 if let (Some(at), Some(_)) = (reserve, &permit) {
                     own[at].0.take(1);

@@ -71,9 +71,10 @@ async fn admitted(
             }
             for _ in 0..tries[place] {
                 let order = Order { input: 1, output: Demand { stated: 1, assumed: 0 } };
-                let asker = Asker { risk: Risk::Low, reserve: None };
-                let soon = tokio::time::Instant::now() + Duration::from_secs(1);
-                if let Ok(permit) = router.account.admit(order, asker, soon).await {
+                let asker = Asker { risk: Risk::Low, movable: false, reserve: None };
+                // It has no time to wait.
+                let now = tokio::time::Instant::now();
+                if let Ok(permit) = router.account.admit(order, asker, now, || ()).await {
                     count += 1;
                     provider.take(permit);
                 }

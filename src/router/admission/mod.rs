@@ -13,6 +13,8 @@
 pub mod account;
 pub mod budget;
 pub mod budget_file;
+#[cfg(test)]
+mod chance_tests;
 pub mod escalations;
 mod lent;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::limiter::{Demand, Kind, UNTIL_A_SLOT};
-use super::queue::{Queue, Ticket, patience};
+use super::queue::{Queue, Rank, Ticket, patience};
 use super::share::Share;
 use crate::api::types::Risk;
 use crate::lease::holding::{Holding, Places, Taken};
@@ -38,13 +38,25 @@ pub(super) const COUNTED: [Counted; 4] = [
 /// What a request takes of each of the four: requests, tokens, tokens of input, tokens of output.
 pub type Amounts = [u64; 4];
 
+/// How long whoever is impatient waits for what an operator may lend: an exchange with it, and another where it has to be given
+/// back first.
+const TO_BORROW: Duration = Duration::from_millis(500);
+
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
     /// Risk of its workload.
     pub risk: Risk,
+    /// Whether it goes to a pool where there is no room.
+    pub movable: bool,
     /// Its workload's reserve, by its place among those of the account.
     pub reserve: Option<usize>,
+}
+
+impl Asker {
+    pub(super) const fn rank(&self) -> Rank {
+        Rank::of(self.risk, self.movable)
+    }
 }
 
 /// What a request takes of an account.
@@ -121,7 +133,7 @@ impl Room {
     }
 
     /// What a request takes of each. What is only assumed never makes it too large.
-    pub fn amounts(&mut self, order: Order, Asker { risk, reserve }: Asker) -> Amounts {
+    pub fn amounts(&mut self, order: Order, Asker { risk, reserve, .. }: Asker) -> Amounts {
         let most = if risk == Risk::Low { Holding::most_beside_reserves } else { Holding::most };
         let most = |at: usize| self.amounts.get(at).and_then(Option::as_ref).map_or(u64::MAX, most);
         let amounts = order.amounts([most(1), most(3)]);
@@ -133,22 +145,23 @@ impl Room {
 
     /// What becomes of a request that comes now and must be answered by a deadline.
     pub fn enter(&mut self, amounts: Amounts, asker: Asker, now: Instant, deadline: Instant) -> Entry {
-        let Asker { risk, reserve } = asker;
-        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
-        let give_up = now + patience(risk).time.min(deadline.saturating_duration_since(now) / 2);
         let lack = match self.lack(asker, amounts, now) {
-            None if !self.queue.has_before(risk) => {
-                return Entry::In(self.take(reserve, amounts));
+            None if !self.queue.has_before(asker.rank()) => {
+                return Entry::In(self.take(asker.reserve, amounts));
             }
             None => LATER,
             Some(lack) => lack,
         };
+        let borrows = self.amounts.iter().flatten().any(Holding::has_lease);
+        let patience = patience(asker.risk).time.max(if borrows { TO_BORROW } else { Duration::ZERO });
+        // Half of what is left of the deadline is for whoever is asked then, here or at the next step.
+        let give_up = now + patience.min(deadline.saturating_duration_since(now) / 2);
         // Requests are not given back: nothing can make the wait for one shorter.
         let requests = self.amounts[0].as_ref().and_then(|held| held.wait(1)).unwrap_or_default();
         if lack.wait.is_none() || give_up <= now || now + requests > give_up {
             return Entry::Refused(lack);
         }
-        self.queue.join(risk).map_or(Entry::Refused(LATER), |ticket| Entry::Waits(ticket, give_up))
+        self.queue.join(asker.rank()).map_or(Entry::Refused(LATER), |ticket| Entry::Waits(ticket, give_up))
     }
 
     /// What becomes of a request that waits until `give_up` at most.
@@ -169,7 +182,7 @@ impl Room {
 
     pub(super) fn lack(&mut self, asker: Asker, asked: Amounts, now: Instant) -> Option<Lack> {
         let Self { amounts, places, in_flight, .. } = self;
-        let Asker { risk, reserve } = asker;
+        let Asker { risk, reserve, .. } = asker;
         // Only Low has to leave what is reserved.
         let leaves = risk == Risk::Low;
         let mut found: Option<Lack> = None;

@@ -22,8 +22,8 @@ use tokio::task::AbortHandle;
 
 use super::Shared;
 use super::control::Standing;
-use super::gives_way::Lowered;
-use crate::routing::report::{FORMAT_VERSION, Reply, Report};
+use super::gives_way::Told;
+use crate::routing::report::{FORMAT_VERSION, GivesWay, Reply, Report};
 use crate::routing::table::{self, SyncAddress};
 use lending::Lending;
 
@@ -57,19 +57,19 @@ struct Reporter {
     stopping: watch::Receiver<bool>,
     shared: Arc<Shared>,
     lending: Lending,
-    lowered: Mutex<Lowered>,
+    told: Mutex<Told>,
 }
 
 impl Reporter {
-    /// Sets thresholds by what the leader says, or by what it said last.
-    fn lower(&self, reply: Option<&Reply>) {
-        let mut lowered = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sets what gives way by what the leader says, or by what it said last.
+    fn give_way(&self, reply: Option<&Reply>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some(said) = reply.filter(|reply| reply.leader).and_then(|reply| reply.lowered.as_ref()) {
-            lowered.hear(said, now);
+        if let Some(Reply { lowered: Some(lowered), moved, .. }) = reply.filter(|reply| reply.leader) {
+            told.hear(GivesWay { lowered: lowered.clone(), moved: moved.clone() }, now);
         }
         if let Some(snapshot) = self.shared.snapshot.load().as_ref() {
-            lowered.apply(snapshot.routes.all(), now);
+            told.apply(snapshot.routes.all(), now);
         }
     }
 
@@ -119,7 +119,7 @@ pub async fn run(
         stopping,
         shared,
         lending: Lending::new(Instant::now()),
-        lowered: Mutex::default(),
+        told: Mutex::default(),
     });
     let mut standing = standing;
     let mut operators = Operators { reporter, sync: None, target: None, peers: HashMap::new() };
@@ -127,7 +127,7 @@ pub async fn run(
         let wanted = standing.borrow_and_update().sync.clone();
         operators.follow(wanted);
         operators.look_up().await;
-        operators.reporter.lower(None);
+        operators.reporter.give_way(None);
         tokio::select! {
             () = tokio::time::sleep(LOOK_UP) => {}
             changed = standing.changed() => if changed.is_err() { return },

@@ -10,9 +10,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::sleep_until;
 use tokio_rustls::TlsConnector;
 
 use super::{Reporter, Target};
+use crate::lease::LACKED;
 use crate::routing::report::{EVERY_MS, MAX_BYTES, PATH, Reply};
 
 /// Longest time for a report, connecting included.
@@ -49,6 +51,7 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
     let (mut standing, mut stopping) = (reporter.standing.clone(), reporter.stopping.clone());
     let mut short = reporter.shared.budgets.short();
     let mut met_cold = reporter.shared.met_cold.subscribe();
+    let mut lacks = reporter.shared.lacks.subscribe();
     let mut connection: Option<Connection> = None;
     let (mut fine, mut woke) = (None, None::<Instant>);
     loop {
@@ -57,12 +60,14 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
         stopping.mark_unchanged();
         short.mark_unchanged();
         met_cold.mark_unchanged();
+        lacks.mark_unchanged();
+        let last = tokio::time::Instant::now();
         let mut every = Duration::from_millis(EVERY_MS);
         match report(at, &target, &reporter, connection.take()).await {
             Ok((kept, reply)) => {
                 connection = Some(kept);
                 reporter.shared.budgets.apply(&reply.budgets, Instant::now());
-                reporter.lower(Some(&reply));
+                reporter.give_way(Some(&reply));
                 let soon = reporter.lending.answered(at, &reply, &reporter.shared);
                 if reply.next_ms > 0 {
                     every = Duration::from_millis(reply.next_ms).clamp(BETWEEN.0, BETWEEN.1);
@@ -89,6 +94,7 @@ pub(super) async fn run(at: SocketAddr, target: Arc<Target>, reporter: Arc<Repor
                 woke = Some(Instant::now());
             }
             // Many may wait at once: they are told of together.
+            changed = lacks.changed() => if changed.is_ok() { sleep_until(last + LACKED).await } else { return },
             changed = short.changed() => if changed.is_ok() { tokio::time::sleep(TOGETHER).await } else { return },
         }
     }

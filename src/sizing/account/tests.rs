@@ -103,7 +103,13 @@ fn then_the_limit_then_a_later_pool_then_shedding_by_risk() {
     // 4 + 2 + 1 + 1 requests a second.
     let measures = |usable: f64| {
         let sizes = size(&portfolio(usable * 60.0 / USABLE, all()));
-        (acme(&sizes).measures.clone(), sizes.pools["medium"].own_rate)
+        // Of `moves`, of which there are 2.
+        let moved: f64 = sizes.moved.values().sum();
+        assert!(sizes.moved.keys().all(|(workload, _)| workload == "moves") && moved <= 1.0, "{:?}", sizes.moved);
+        let moved = moved * 2.0;
+        let measures = acme(&sizes).measures.clone();
+        assert!(near(moved, measures.moved.iter().map(|moved| moved.rate).sum()), "{moved} {measures:?}");
+        (measures, sizes.pools["medium"].own_rate)
     };
     let (m, _) = measures(7.0);
     assert!(

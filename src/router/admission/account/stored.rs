@@ -33,7 +33,7 @@ impl Account {
         loop {
             let turn = {
                 let queue = &self.state().queue;
-                waiting.as_ref().map_or(!queue.has_before(asker.risk), |waiting| queue.is_first(&waiting.ticket))
+                waiting.as_ref().map_or(!queue.has_before(asker.rank()), |waiting| queue.is_first(&waiting.ticket))
             };
             let left = give_up.saturating_duration_since(Instant::now());
             let (lack, look_again) = match turn {
@@ -71,7 +71,7 @@ impl Account {
                 // Requests are not given back: nothing can make the wait for one shorter.
                 Some(wait) => give_up <= now || lack.kind == Kind::Requests && now + wait > give_up,
             };
-            let ticket = if in_vain { None } else { self.state().queue.join(asker.risk) };
+            let ticket = if in_vain { None } else { self.state().queue.join(asker.rank()) };
             let Some(ticket) = ticket else { return Some(Err(self.refuse(&lack))) };
             self.metrics.waiting.inc();
             waiting = Some(Waiting { account: self, ticket });
