@@ -17,7 +17,7 @@ ENGINE = """    engine: LlamaCpp
     image: smallfirst.local/llama-server:dev
     modelFrom: {path: /models/smollm2-135m-instruct.gguf}
     resources: {requests: {cpu: 20m, memory: 256Mi}}
-    perReplica: {concurrency: 2}
+    perReplica: {concurrency: 4}
 """
 # Requests in the time that one takes alone, for so many seconds: at the peak as many as would keep a core busy. The last
 # is so long since demand is that of five minutes, and then floor and autoscaler wait for `STABILIZATION` each.
@@ -36,4 +36,7 @@ class Llama(Peak):
         alone = median(client.ask("load", row).seconds for row in some)
         self.phases = tuple((rate / alone, seconds) for rate, seconds in PHASES)
         print(f"\n  a request takes {alone:.2f} s alone: {', '.join(f'{rate:.1f}' for rate, _ in self.phases)} requests/s")
-        self.followed(self.peak(client, "scaling-llama"))
+        seen = self.peak(client, "scaling-llama")
+        self.followed(seen)
+        numbers = [now["replicas"] for now in seen.series]
+        self.assertLess(numbers[-1], max(numbers), "they have not fallen again")

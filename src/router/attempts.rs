@@ -136,7 +136,7 @@ async fn reserve(asking: &Call<'_, '_>, account: &Arc<Account>) -> Result<Option
     if !upstream.circuit().would_admit(Instant::now()) {
         return Ok(None);
     }
-    if asking.stage.moves.as_ref().is_some_and(|moves| moves.takes(world.random)) {
+    if asker.movable && asking.stage.moves.as_ref().is_some_and(|moves| moves.takes(world.random)) {
         upstream.tally.rejected(Rejected::Quota);
         let error = CallError::blameless(FailoverReason::RateLimited, "what is left of the account is for others");
         return Err(error);

@@ -42,7 +42,8 @@ def problems(series: list[dict[str, Any]], phases: tuple[tuple[float, int], ...]
     found = [f"nothing was seen from {a:.0f} s to {b:.0f} s" for a, b in pairs if b - a > GAP]
     if max(during) <= before[-1]:
         found.append(f"{before[-1]} replicas before the peak, at most {max(during)} during it")
-    if series[-1]["replicas"] >= max(during):
+    # As far as its floor lets it: that of a pool whose demand was seen to need them stays for longer than a test.
+    if series[-1]["replicas"] >= max(during) > series[-1]["floor"]:
         found.append(f"at most {max(during)} replicas during the peak, {series[-1]['replicas']} at the end")
     if sum(now["ceiling"] > 0 for now in series) < len(series) / 2:
         found.append("in half of the time or more there was no autoscaler")

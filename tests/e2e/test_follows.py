@@ -31,6 +31,9 @@ class Follows(unittest.TestCase):
         # A bound that moves is reached a little later.
         raised = [now | {"floor": 3 if 35 <= now["at"] < 120 else 1} for now in GOOD]
         self.assertEqual(self.problem(raised), "")
+        # It can't fall below one that stays.
+        held = [now | {"floor": 4 if now["at"] >= 40 else 1} for now in seen([(1, 40), (4, 150)])]
+        self.assertEqual(self.problem(held), "")
 
     def test_what_goes_wrong_is_said(self) -> None:
         for series, wanted in (
