@@ -17,11 +17,12 @@ ENGINE = """    engine: LlamaCpp
     image: smallfirst.local/llama-server:dev
     modelFrom: {path: /models/smollm2-135m-instruct.gguf}
     resources: {requests: {cpu: 20m, memory: 256Mi}}
-    perReplica: {concurrency: 4}
+    perReplica: {concurrency: 2}
 """
-# Requests in the time that one takes alone, for so many seconds: at the peak as many as would keep a core busy. The last
-# is so long since demand is that of five minutes, and then floor and autoscaler wait for `STABILIZATION` each.
-PHASES = ((0.2, 60), (1.0, 150), (0.2, 540))
+# Requests in the time that one takes alone, for so many seconds: more than one replica can answer without a wait at the peak,
+# and so few before that hardly two meet. The last is so long since demand is that of five minutes, and then floor and
+# autoscaler wait for `STABILIZATION` each.
+PHASES = ((0.1, 60), (0.5, 150), (0.1, 420))
 # Of so many, one after the other, that time is taken.
 ALONE = 9
 
