@@ -19,8 +19,8 @@ ENGINE = """    engine: LlamaCpp
     resources: {requests: {cpu: 20m, memory: 256Mi}}
     perReplica: {concurrency: 2}
 """
-# Requests in the time that one takes alone, for so many seconds: more than one replica can answer without a wait at the peak,
-# and so few before that hardly two meet. The last is so long since demand is that of five minutes, and then floor and
+# Requests in the time that one takes alone, for so many seconds: at the peak enough for several replicas, as two that meet slow
+# each other down, and so few before that hardly two meet. The last is so long since demand is that of five minutes, and then floor and
 # autoscaler wait for `STABILIZATION` each.
 PHASES = ((0.1, 60), (0.5, 150), (0.1, 420))
 # Of so many, one after the other, that time is taken.

@@ -5,8 +5,8 @@ The real operator on a real control plane and two router processes; the models a
 have known log probabilities. There is no kubelet: the replicas that the real autoscaler asks of the pool become endpoints of
 its Service here. The statuses of frontier and pool and the routers' metrics are read every second. Held: Low gives way before
 Medium, Medium by half of the slack at most, High never and none of it is refused; each cut adds its measures, in their order;
-the pool is sized up for what moves to it, and answers that; only what has nowhere to go is refused; nothing swings; and all
-is as before when the quota has returned. Prints what was seen, writes target/bench/pressure.json and pressure.svg, and fails
+the pool is sized up for what moves to it, and answers that; nothing that can move is refused, and of what can't a smaller part
+than moves, until all has moved; nothing swings; and all is as before when the quota has returned. Prints what was seen, writes target/bench/pressure.json and pressure.svg, and fails
 if a bound is missed.
 """
 

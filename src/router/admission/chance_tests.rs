@@ -146,7 +146,7 @@ fn play(routers: u32, limit: u64, reserved: u64, all: &mut [Comes]) {
             if router.next <= now {
                 router.report(pod, &key, &mut ledger, now);
             }
-            // What is settled at once is not what this is about: places are not limited.
+            // Places are not limited: that requests end is not played.
             router.room.in_flight = 0;
         }
     }
