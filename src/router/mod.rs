@@ -22,6 +22,7 @@ pub mod continuation;
 pub mod control;
 pub mod crowd;
 mod degraded;
+mod draws;
 mod ejection;
 pub mod endpoints;
 pub mod errors;
@@ -60,7 +61,6 @@ pub mod traffic_tls;
 pub mod tries;
 pub mod workload_metrics;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -141,10 +141,6 @@ pub struct Shared {
     seed: u64,
 }
 
-thread_local! {
-    static STATE: Cell<u64> = const { Cell::new(0) };
-}
-
 impl Shared {
     /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
     #[must_use]
@@ -191,14 +187,8 @@ impl Shared {
         HeaderValue::try_from([&self.prefix, number.as_str()].concat()).unwrap_or(HeaderValue::from_static("sf-"))
     }
 
-    /// Draws below a bound, from a generator of this thread (SplitMix64): good enough to spread load.
-    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
+    /// Draws below a bound.
     fn random(&self, bound: usize) -> usize {
-        let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        STATE.set(state);
-        let mut z = state ^ self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % (bound.max(1) as u64)) as usize
+        draws::draw(self.seed, bound)
     }
 }

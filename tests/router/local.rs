@@ -81,11 +81,12 @@ async fn several_endpoints_of_a_pool_are_its_replicas() {
     let mut command = local(SAMPLE, frozen.port, frontier.port);
     command.args(["--endpoint", &format!("compact=http://127.0.0.1:{}/v1", well.port)]);
     let process = Process::serving(command).await;
-    for _ in 0..8 {
+    // Which one is asked is drawn: one in a million runs would not meet the frozen one.
+    for _ in 0..20 {
         // What the frozen one was asked, the other answers.
         let reply = post(process.address, "k-finance", &asked("intent")).await;
         assert_eq!(reply.header("x-smallfirst-steps"), "compact:accepted", "{}", reply.body);
     }
-    assert!(frozen.count() >= 1 && well.count() == 8 && frontier.count() == 0);
+    assert_eq!((frozen.count() >= 1, well.count(), frontier.count()), (true, 20, 0));
     process.stop().await;
 }
