@@ -5,8 +5,8 @@ The real operator on a real control plane and two router processes; the models a
 have known log probabilities. There is no kubelet: the replicas that the real autoscaler asks of the pool become endpoints of
 its Service here. The statuses of frontier and pool and the routers' metrics are read every second. Held: Low gives way before
 Medium, Medium by half of the slack at most, High never and none of it is refused; each cut adds its measures, in their order;
-the pool is sized up for what moves to it, and answers that; nothing that can move is refused, and of what can't a smaller part
-than moves, until all has moved; nothing swings; and all is as before when the quota has returned. Prints what was seen, writes target/bench/pressure.json and pressure.svg, and fails
+the pool is sized up for what moves to it, and answers that; nothing that can move is refused, and of what can't one in ten at
+most before the status says that some is shed; nothing swings; and all is as before when the quota has returned. Prints what was seen, writes target/bench/pressure.json and pressure.svg, and fails
 if a bound is missed.
 """
 
@@ -26,13 +26,14 @@ import fleet
 from fleet import HOST, KEY, ROOT, Fleet, Router
 from rig import get, parser
 
-# Requests a second. They need 900 a minute: of `chat` and `mail` half, of the others all. Nine tenths of a quota may be used.
+# Requests a second. They need 900 a minute: of `chat` and `mail` half, of the others all. Nine tenths may be used of a quota
+# without the floor of a third router, which is a twelfth of it.
 RATES = {"chat": 10.0, "mail": 10.0, "review": 2.0, "draft": 2.0, "bulk": 1.0}
 SLACK = 0.3
 # (a) saves 240 of `chat` and 180 of `mail`, (b) 30 of `mail`, (c) the 120 of `draft`, (d) the 60 of `bulk`.
 ORDER = ["ThresholdsLowered", "EscalationLimited", "MovedToPools", "Shed"]
 # Quotas a minute, and how many of the measures they need.
-QUOTAS = {"whole": (1440, 0), "half": (720, 1), "less": (420, 3), "least": (300, 4), "returned": (1440, 0)}
+QUOTAS = {"whole": (1440, 0), "half": (720, 1), "less": (450, 3), "least": (300, 4), "returned": (1440, 0)}
 # Seconds that a model takes, and the addresses of the pool's replicas: an EndpointSlice can't have loopback ones.
 SECONDS = {"large": 2.0}
 REPLICAS = [f"192.0.2.{number}" for number in range(1, 13)]
@@ -280,7 +281,7 @@ def judge(samples: list[dict], marks: dict[str, float]) -> list[str]:
     print(f"moved to the pool: {moved}; refused: {shed}")
     if max(moved["whole"], moved["returned"], shed["whole"], shed["half"], shed["returned"]) > 0.05:
         problems.append("moved or refused though it was not necessary")
-    if not moved["half"] < moved["less"] < moved["least"] or not shed["less"] < min(moved["less"], shed["least"]):
+    if not moved["half"] < moved["less"] < moved["least"] or shed["less"] > 0.1 or shed["least"] < 0.1:
         problems.append("refused where it could have been moved")
     for workload in ("chat", "mail", "draft"):
         if refused := {outcome for outcome in samples[-1]["outcomes"][workload] if outcome.isdigit()}:

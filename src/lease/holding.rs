@@ -234,12 +234,13 @@ impl Holding {
     }
 
     /// What requests of Low risk must leave, as a level: without a lease the reserves' part of the floor, and with one what
-    /// their workloads will ask for here; the rest is kept by the operator. Of a few seconds' worth whole ones are kept: a part
-    /// of one would keep the next one too.
+    /// their workloads will ask for here; the rest is kept by the operator. Of a few seconds' worth one is kept, and whole, as a
+    /// part of one would keep the next one too: more at every router is a good part of the few that lie ready, and whoever of
+    /// High waits is lent what comes next.
     fn kept(&self) -> i128 {
         let Some(lease) = &self.lease else { return self.reserved.left() };
         let kept = if lease.live { self.reserved.soon() } else { self.reserved.left().min(self.reserved_of_floor()) };
-        if lease.parts.count == Count::Minute { whole(kept) } else { kept }
+        if lease.parts.count == Count::Minute { whole(kept).min(ONE) } else { kept }
     }
 
     fn reserved_of_floor(&self) -> i128 {

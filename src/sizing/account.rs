@@ -1,7 +1,7 @@
 //! "Frontier fits": what workloads need of an account against what it may take, and what gives way where it does not.
 //!
 //! ```text
-//!   direct + escalated + beside, reserves kept free  <=  90 % of every limit     fits
+//!   direct + escalated + beside, reserves kept free  <=  90 % of what of every limit is within reach     fits
 //!     else, each only as far as needed:
 //!   (a) thresholds are lowered: Low by all of its slack, then Medium by half
 //!   (b) escalationLimit
@@ -14,16 +14,17 @@
 use std::collections::BTreeSet;
 
 use super::flow::{Decided, Visit, Walk, Walker};
-use super::input::{Account, Portfolio, Takes, Workload};
+use super::input::{Account, Portfolio, Routers, Takes, Workload};
 use super::load::{number, share};
 use super::output::{AccountSize, Cut, Measures, Moved, QuotaKind, QuotaUse, Relaxed};
 use super::sentence;
 use super::slots::greatest;
 use crate::api::types::Risk;
+use crate::lease;
 use crate::routing::decide::takes_over;
 
-/// Part of a limit that may be planned with. The rest is for what arrives unevenly within a minute, and for leases that
-/// one router holds while another needs them.
+/// Part of what is within reach that may be planned with. The rest is for what arrives unevenly within a minute, and for leases
+/// that one router holds while another needs them.
 pub(super) const USABLE: f64 = 0.9;
 
 /// Rates below this are none, per second.
@@ -35,7 +36,15 @@ struct Site<'a> {
     workloads: &'a [Workload],
     account: &'a Account,
     index: usize,
-    limits: Vec<(QuotaKind, f64)>,
+    limits: Vec<Limit>,
+}
+
+/// A limit, and what of it is within reach.
+#[derive(Clone, Copy)]
+struct Limit {
+    kind: QuotaKind,
+    all: f64,
+    within_reach: f64,
 }
 
 /// What a workload uses of one limit.
@@ -68,8 +77,8 @@ pub(super) fn plan(
     Some(AccountSize { quotas, fits, measures, sentence })
 }
 
-fn limits(account: &Account) -> Vec<(QuotaKind, f64)> {
-    let quota = &account.quota;
+fn limits(account: &Account) -> Vec<Limit> {
+    let Account { quota, routers, .. } = account;
     let all = [
         (QuotaKind::Requests, quota.requests_per_minute),
         (QuotaKind::Tokens, quota.tokens_per_minute),
@@ -77,7 +86,22 @@ fn limits(account: &Account) -> Vec<(QuotaKind, f64)> {
         (QuotaKind::OutputTokens, quota.output_tokens_per_minute),
         (QuotaKind::Concurrency, quota.concurrency),
     ];
-    all.into_iter().filter_map(|(kind, limit)| Some((kind, number(limit?)))).collect()
+    let limit = |(kind, limit): (QuotaKind, Option<f64>)| {
+        let all = number(limit?);
+        Some(Limit { kind, all, within_reach: all - idle(all, *routers) })
+    };
+    all.into_iter().filter_map(limit).collect()
+}
+
+/// What of a limit lies with routers that are not there.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a limit is a whole number, and not negative"
+)]
+#[expect(clippy::cast_precision_loss, reason = "a quarter of a limit at most is planned with in parts")]
+fn idle(limit: f64, Routers { most, absent }: Routers) -> f64 {
+    lease::floor(limit as u64, most) as f64 * f64::from(absent.min(most))
 }
 
 /// What a request counts for against a limit: per minute for each one a second, but for concurrency, which by Little's law
@@ -125,17 +149,18 @@ impl Site<'_> {
     fn quotas(&self, decided: &Decided) -> Vec<QuotaUse> {
         let walks: Vec<(Walk<'_>, f64)> =
             self.workloads.iter().enumerate().map(|(w, load)| (self.walk(w, decided), self.reserve(load))).collect();
-        let of = |&(kind, limit): &(QuotaKind, f64)| {
+        let of = |&Limit { kind, all: limit, within_reach }: &Limit| {
             let uses: Vec<(Use, f64)> = walks.iter().map(|(walk, part)| (self.uses(walk, kind), *part)).collect();
             let sum = |of: fn(&Use) -> f64| uses.iter().map(|(uses, _)| of(uses)).sum();
             QuotaUse {
                 kind,
                 limit,
+                within_reach,
                 direct: sum(|uses| uses.direct),
                 escalated: sum(|uses| uses.escalated),
                 beside: sum(|uses| uses.beside),
                 reserved: uses.iter().map(|(uses, part)| (part * limit - uses.all()).max(0.0)).sum(),
-                enough: enough(&uses),
+                enough: enough(&uses, within_reach / limit.max(f64::MIN_POSITIVE)),
             }
         };
         self.limits.iter().map(of).collect()
@@ -272,9 +297,9 @@ impl Site<'_> {
     }
 }
 
-/// The limit C at which all fits: the sum of max(use, reserve * C) is what may be planned with. Infinite where reserves
-/// leave nothing for the others at any limit.
-fn enough(uses: &[(Use, f64)]) -> f64 {
+/// The limit C at which all fits, of which such a part is within reach: the sum of max(use, reserve * C) is what may be
+/// planned with. Infinite where reserves leave nothing for the others at any limit.
+fn enough(uses: &[(Use, f64)], within_reach: f64) -> f64 {
     let mut limit = 0.0;
     // Reserves that count at one limit count at every higher one.
     for _ in 0..=uses.len() {
@@ -282,7 +307,7 @@ fn enough(uses: &[(Use, f64)]) -> f64 {
         for (uses, part) in uses {
             if part * limit > uses.all() { reserved += part } else { used += uses.all() }
         }
-        let left: f64 = USABLE - reserved;
+        let left: f64 = USABLE * within_reach - reserved;
         if used > 0.0 && left < 1e-9 {
             return f64::INFINITY;
         }
@@ -308,7 +333,7 @@ impl QuotaUse {
     /// What may be planned with.
     #[must_use]
     pub fn usable(&self) -> f64 {
-        self.limit * USABLE
+        self.within_reach * USABLE
     }
 }
 

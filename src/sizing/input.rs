@@ -206,6 +206,18 @@ pub struct Account {
     pub tiers: BTreeSet<String>,
     /// This cluster's part of what it may take.
     pub quota: Quota,
+    /// Among how many routers it is divided.
+    pub routers: Routers,
+}
+
+/// Routers that share limits. Each has a floor of every limit without asking anybody, the same for the most that there may be
+/// (see [`crate::lease::floor`]); the floors of those that are not there lie idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routers {
+    /// The most that there may be; 0: nothing is divided.
+    pub most: u32,
+    /// How many of those are not there.
+    pub absent: u32,
 }
 
 /// What an account may take; `None`: no limit.

@@ -106,6 +106,8 @@ pub struct QuotaUse {
     pub kind: QuotaKind,
     /// The limit.
     pub limit: f64,
+    /// What of it routers can take that are there.
+    pub within_reach: f64,
     /// Needed by requests that come straight to the account's tiers.
     pub direct: f64,
     /// Needed by escalations.

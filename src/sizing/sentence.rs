@@ -1,6 +1,5 @@
 //! One sentence for people: the numbers that bind, and what would change the answer.
 
-use super::account::USABLE;
 use super::input::Pool;
 use super::output::{Binding, Cut, Limited, Measures, PoolSize, QuotaKind, QuotaUse};
 
@@ -117,7 +116,8 @@ fn needs(quota: &QuotaUse) -> String {
     let parts: Vec<String> =
         parts.into_iter().filter(|(_, of)| *of > 0.0).map(|(what, of)| format!("{} {what}", number(of))).collect();
     let (needed, usable, limit) = (number(quota.needed()), number(quota.usable()), number(quota.limit));
-    let (unit, percent, parts) = (unit(quota.kind), number(USABLE * 100.0), parts.join(", "));
+    let (unit, percent, parts) =
+        (unit(quota.kind), number(quota.usable() / quota.limit.max(f64::MIN_POSITIVE) * 100.0), parts.join(", "));
     format!("{needed} of {usable} {unit} ({percent} % of {limit}): {parts}")
 }
 

@@ -1,6 +1,6 @@
 //! Portfolios for tests.
 
-use super::input::{Account, Asked, Escalation, Offered, Pool, Quota, Service, Step, Takes, Variation, Workload};
+use super::input::{Account, Asked, Escalation, Offered, Pool, Service, Step, Takes, Variation, Workload};
 use crate::api::escalation_path::Entry;
 use crate::api::types::{ModelClass, Risk};
 
@@ -47,7 +47,7 @@ impl Step {
 }
 
 pub(super) fn account(tiers: &[&str]) -> Account {
-    Account { tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(), quota: Quota::default() }
+    Account { tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(), ..Account::default() }
 }
 
 /// Replicas of 8 slots with requests of one second, which start within a minute; half of the frontier is taken over, and

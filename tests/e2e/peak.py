@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,18 @@ def stats(pod: str) -> dict[str, Any]:
         return {}
 
 
+def answered_now(pod: str) -> int | None:
+    """Requests that a stand-in answers at this moment, of its slots. `None`: it does not say."""
+    counts = stats(pod)
+    return min(counts["running"], SLOTS) if counts else None
+
+
 @dataclass
 class Seen:
     """What was seen each second, and what became of each request."""
 
+    # Requests that a pod of the pool answers at this moment.
+    answers_now: Callable[[str], int | None] = answered_now
     begin: float = field(default_factory=time.monotonic)
     provider: str = field(default_factory=provider_address)
     series: list[dict[str, Any]] = field(default_factory=list)
@@ -153,11 +161,10 @@ class Seen:
 
     def queue(self, pods: list[str]) -> int | None:
         """Requests that nobody works on, wherever they wait. `None`: no engine says what it works on."""
-        running = {pod: counts["running"] for pod in (*pods, self.provider) if (counts := stats(pod))}
-        if running.keys().isdisjoint(pods):
+        of_pool = [number for pod in pods if (number := self.answers_now(pod)) is not None]
+        if not of_pool:
             return None
-        working = sum(number if pod == self.provider else min(number, SLOTS) for pod, number in running.items())
-        return max(0, self.open - working)
+        return max(0, self.open - sum(of_pool) - stats(self.provider).get("running", 0))
 
     def ask(self, client: Client, row: dict[str, Any]) -> None:
         at = time.monotonic() - self.begin
@@ -202,6 +209,7 @@ class Peak(Case):
     """What is to be seen of a peak, whoever scales."""
 
     phases = PHASES
+    answers_now = staticmethod(answered_now)
 
     def start(self, manifest: str) -> Client:
         """Makes the provider and the rest, and waits until it can be asked."""
@@ -214,7 +222,7 @@ class Peak(Case):
         return Client(f"{address('load')}/v1", "none")
 
     def peak(self, client: Client, drawn: str, folder: Path = FOLDER) -> Seen:
-        seen, stop = Seen(), threading.Event()
+        seen, stop = Seen(self.answers_now), threading.Event()
         watcher = threading.Thread(target=seen.watch, args=(stop,))
         watcher.start()
         load(seen, client, 7, self.phases)

@@ -37,7 +37,8 @@ pub(super) async fn run(context: Arc<Context>, queue: Arc<Queue>, leader: Leader
             for policy in observed.policies.clone().into_values() {
                 world.add_table(&mut observed, &policy.uid().unwrap_or_default(), &policy.name_any());
             }
-            let known = world.measured.of_namespace(&namespace, Timestamp::now().as_second());
+            let measured = world.measured.of_namespace(&namespace, Timestamp::now().as_second());
+            let known = Here { measured, world, namespace: &namespace };
             let portfolio = portfolio(&observed.tables, &observed.tiers, &known);
             let sizes = size(&portfolio);
             let mut news = planner.look(&namespace, &observed.tiers, &portfolio, &sizes, now - began);
@@ -57,20 +58,32 @@ fn sized(world: &World) -> BTreeSet<String> {
     world.tiers.ids().into_iter().filter(asks).map(|(namespace, _)| namespace).collect()
 }
 
-impl Known for OfNamespace<'_> {
+/// What this operator knows of a namespace.
+struct Here<'a> {
+    measured: OfNamespace<'a>,
+    world: &'a World,
+    namespace: &'a str,
+}
+
+impl Known for Here<'_> {
     fn offered(&self, policy: &str, workload: &str, seconds: f64) -> Offered {
-        self.offered(policy, workload, seconds)
+        self.measured.offered(policy, workload, seconds)
     }
 
     fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation> {
-        self.escalation(policy, workload, step)
+        self.measured.escalation(policy, workload, step)
     }
 
     fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes> {
-        self.takes(policy, workload, tier)
+        self.measured.takes(policy, workload, tier)
+    }
+
+    fn routers(&self, policy: &str) -> Option<u32> {
+        let id = (self.namespace.to_owned(), policy.to_owned());
+        self.world.routers.heard(&id, std::time::Instant::now())
     }
 
     fn service(&self, tier: &str, concurrency: Option<u32>) -> Option<Service> {
-        self.service(tier, concurrency)
+        self.measured.service(tier, concurrency)
     }
 }

@@ -10,7 +10,7 @@ use crate::routing::RoutingTable;
 use crate::routing::decide;
 use crate::routing::table::{self, Check, Path, Tier};
 use crate::sizing::input::{
-    Account, Beside, Escalation, Offered, Pool, Portfolio, Quota, Service, Step, Takes, Workload,
+    Account, Beside, Escalation, Offered, Pool, Portfolio, Quota, Routers, Service, Step, Takes, Workload,
 };
 
 /// Seconds from the decision to add a replica until it serves, as long as nobody measures it.
@@ -27,6 +27,10 @@ pub trait Known {
     fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation>;
     /// What a request of a workload takes of a tier.
     fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes>;
+    /// How many routers of a policy there are; `None`: as many as there may be, or it is not known.
+    fn routers(&self, _policy: &str) -> Option<u32> {
+        None
+    }
     /// How long a tier takes, with so many requests at a time at most in a replica.
     fn service(&self, tier: &str, concurrency: Option<u32>) -> Option<Service>;
 }
@@ -54,12 +58,27 @@ pub fn portfolio(
         }
     }
     portfolio.accounts.retain(|_, account: &mut Account| account.quota != Quota::default());
+    for (name, account) in &mut portfolio.accounts {
+        account.routers = routers(name, tables, known);
+    }
     for (name, tier) in tiers {
         if let Some(wanted) = validate::sizing(tier) {
             portfolio.pools.extend(pool(name, tier, wanted, known).map(|pool| (name.clone(), pool)));
         }
     }
     portfolio
+}
+
+/// The routers among which an account's limits are divided. Where a store counts for all nothing is.
+fn routers(account: &str, tables: &BTreeMap<String, Arc<RoutingTable>>, known: &impl Known) -> Routers {
+    let uses = |table: &RoutingTable| {
+        let mut accounts = table.tiers.values().filter_map(|tier| tier.account.as_ref());
+        accounts.any(|it| it.name == account && it.store.is_none())
+    };
+    let lent = tables.iter().filter_map(|(policy, table)| Some((policy, table.leases.filter(|_| uses(table))?)));
+    let most = lent.clone().map(|(_, leases)| leases.most_of_accounts).max().unwrap_or_default();
+    let there = lent.map(|(policy, _)| known.routers(policy)).sum::<Option<u32>>();
+    Routers { most, absent: there.map_or(0, |there| most.saturating_sub(there)) }
 }
 
 /// How a workload is called in the portfolio of a namespace with one policy, or several.

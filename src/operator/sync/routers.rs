@@ -113,6 +113,15 @@ impl Routers {
         Some(Reports { pods: pods.collect(), patient, ..Reports::default() })
     }
 
+    /// How many routers of a policy are heard. `None`: nobody has listened for long enough to know.
+    pub fn heard(&self, policy: &Id, now: Instant) -> Option<u32> {
+        let state = self.state();
+        state.since.filter(|since| now.duration_since(*since) >= PATIENCE)?;
+        let pods = state.policies.get(policy).into_iter().flatten();
+        let heard = pods.filter(|(_, known)| now.duration_since(known.heard) <= SILENT).count();
+        u32::try_from(heard).ok()
+    }
+
     /// Forgets policies that are gone.
     pub fn forget(&self, policy: &Id) {
         self.state().policies.remove(policy);
@@ -173,7 +182,10 @@ mod tests {
         let after = now + SILENT + Duration::from_millis(1);
         assert!(routers.of(&id(), after).is_some_and(|seen| seen.pods["a"].silent && seen.patient));
         assert!(routers.take(&id(), report(1, 4, "h2"), after).policy, "heard again");
+        assert_eq!(routers.heard(&id(), after), None, "others may not have spoken yet");
         assert!(routers.of(&id(), now + PATIENCE).is_some_and(|seen| !seen.patient));
+        assert_eq!(routers.heard(&id(), now + PATIENCE), Some(1));
+        assert_eq!(routers.heard(&id(), now + PATIENCE * 2), Some(0));
     }
 
     #[test]

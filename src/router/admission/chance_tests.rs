@@ -167,3 +167,15 @@ fn who_comes_by_chance_is_hardly_ever_refused_while_much_is_free() {
         assert!(low <= most && high == 0.0, "{routers} routers, {limit} a minute: {low} of Low, {high} of High");
     }
 }
+
+/// A reserve is kept at the operator. What routers keep of it on top lies idle, of the few that lie ready.
+#[test]
+fn a_reserve_costs_low_little_of_a_small_account() {
+    // Nine tenths of what is within reach of two routers.
+    for (limit, low, high, most) in [(420, 4.5, 1.2, 0.06), (840, 9.0, 2.4, 0.01)] {
+        let mut all = [Comes::of(Risk::Low, low), Comes::of(Risk::High, high)];
+        play(2, limit, 20, &mut all);
+        let [low, high] = all.each_ref().map(Comes::refused);
+        assert!(low <= most && high == 0.0, "{limit} a minute: {low} of Low, {high} of High");
+    }
+}

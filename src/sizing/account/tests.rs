@@ -1,5 +1,5 @@
 use super::*;
-use crate::sizing::input::Miss;
+use crate::sizing::input::{Miss, Routers};
 use crate::sizing::testing::{account, offered, pool, step, workload};
 use crate::sizing::{Sizes, size};
 
@@ -39,6 +39,23 @@ fn demand_that_fits_needs_no_measure() {
     let quota = acme(&sizes).quotas[0];
     assert!(near(quota.direct, 60.0) && near(quota.escalated, 120.0) && near(quota.usable(), 180.0), "{quota:?}");
     assert!(acme(&sizes).fits && acme(&sizes).measures == Measures::default(), "{:?}", acme(&sizes));
+}
+
+#[test]
+fn floors_of_routers_that_are_not_there_are_out_of_reach() {
+    // Of 240 a minute each of three has 20.
+    let mut short = portfolio(240.0, vec![direct("draft", Risk::Low, 3.4)]);
+    let mut look = |absent| {
+        short.accounts.get_mut("acme").unwrap().routers = Routers { most: 3, absent };
+        let sizes = size(&short);
+        (acme(&sizes).quotas[0].usable().round(), acme(&sizes).quotas[0].enough.round(), acme(&sizes).fits)
+    };
+    assert_eq!([look(0), look(1), look(3)], [(216.0, 227.0, true), (198.0, 247.0, false), (162.0, 302.0, false)]);
+    assert!(
+        acme(&size(&short)).sentence.contains("204 of 162 requests a minute (67.5 % of 240)"),
+        "{:?}",
+        acme(&size(&short)).sentence
+    );
 }
 
 #[test]
