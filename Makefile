@@ -127,7 +127,7 @@ keda: ## Let KEDA itself scale pools, with real pods: a peak, sleep, taking over
 	tests/e2e/run keda
 
 .PHONY: scaling-llama
-scaling-llama: ## Scale llama.cpp itself by its load, 1x, 5x and 1x; eight minutes beside the images
+scaling-llama: ## Scale llama.cpp itself by its load, 1x, 5x and 1x; fourteen minutes beside the images
 	tests/e2e/run llama
 
 .PHONY: sizing-table

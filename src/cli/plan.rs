@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::api::escalation_path::Entry;
 use crate::operator::observe::Observed;
 use crate::operator::plan::portfolio::{Known, portfolio};
-use crate::operator::plan::table;
+use crate::operator::plan::{leases, table};
 use crate::routing::RoutingTable;
 use crate::routing::source::manifests;
 use crate::sizing::input::{Escalation, Offered, Pool, Portfolio, Service, Takes, Variation, Workload};
@@ -179,7 +179,10 @@ fn plan(mut observed: Observed, demand: &Demand) -> anyhow::Result<String> {
             "{}",
             compiled.unresolved.map_or_else(String::new, |u| u.message)
         );
-        observed.tables.insert(policy, Arc::new(compiled.value));
+        let mut table = compiled.value;
+        // As where routers report to an operator, which is what charts install.
+        table.leases = observed.policies.get(&policy).map(|found| leases(found, &table, &observed));
+        observed.tables.insert(policy, Arc::new(table));
     }
     let portfolio = portfolio(&observed.tables, &observed.tiers, demand);
     demand.check(&portfolio, &observed.tables)?;
@@ -310,7 +313,7 @@ spec:
         Waits
           compact  p95 0.000 s with 4 replicas
         Accounts
-          acme  fits: 218 of 540 requests a minute (90 % of 600): 218 escalated; short when demand grows by more than 147 %
+          acme  fits: 218 of 495 requests a minute (82.5 % of 600): 218 escalated; short when demand grows by more than 127 %
         Escalation
           intent  20.0 % of compact's answers escalate to frontier: cheaper than frontier alone, with the break-even at 90.0 %
         ");

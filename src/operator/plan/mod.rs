@@ -34,6 +34,7 @@ pub use objects::Desired;
 use pinned::StoredTemplate;
 pub use pool::selector;
 pub use render::render;
+pub use router::leases;
 use scaling::{Scaled, Scalers};
 
 use super::observe::Observed;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::router::SURGE;
 use crate::api::ModelTier;
 use crate::api::escalation_path::{Direction, Entry, FailoverReason};
 use crate::operator::validate::{self, Wanted};
 use crate::routing::RoutingTable;
 use crate::routing::decide;
-use crate::routing::table::{self, Check, Path, Tier};
+use crate::routing::table::{self, Check, Leases, Path, Tier};
 use crate::sizing::input::{
     Account, Beside, Escalation, Offered, Pool, Portfolio, Quota, Routers, Service, Step, Takes, Workload,
 };
@@ -27,7 +28,7 @@ pub trait Known {
     fn escalation(&self, policy: &str, workload: &str, step: &str) -> Option<Escalation>;
     /// What a request of a workload takes of a tier.
     fn takes(&self, policy: &str, workload: &str, tier: &str) -> Option<Takes>;
-    /// How many routers of a policy there are; `None`: as many as there may be, or it is not known.
+    /// How many routers of a policy there are; `None`: it is not known, and taken for the most that it wants.
     fn routers(&self, _policy: &str) -> Option<u32> {
         None
     }
@@ -77,8 +78,9 @@ fn routers(account: &str, tables: &BTreeMap<String, Arc<RoutingTable>>, known: &
     };
     let lent = tables.iter().filter_map(|(policy, table)| Some((policy, table.leases.filter(|_| uses(table))?)));
     let most = lent.clone().map(|(_, leases)| leases.most_of_accounts).max().unwrap_or_default();
-    let there = lent.map(|(policy, _)| known.routers(policy)).sum::<Option<u32>>();
-    Routers { most, absent: there.map_or(0, |there| most.saturating_sub(there)) }
+    let there =
+        |(policy, leases): (&String, Leases)| known.routers(policy).unwrap_or(leases.most.saturating_sub(SURGE.into()));
+    Routers { most, absent: most.saturating_sub(lent.map(there).sum()) }
 }
 
 /// How a workload is called in the portfolio of a namespace with one policy, or several.

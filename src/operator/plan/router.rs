@@ -97,12 +97,13 @@ pub(super) fn plan(
 }
 
 /// Router pods more than there are wanted, while they are replaced.
-const SURGE: i32 = 1;
+pub(super) const SURGE: u16 = 1;
 
 /// How many routers limits are lent to. Which policies use an account is known once their tables are compiled, which is
 /// too late for a floor: so all of the namespace count, where a table has an account at all.
-pub(super) fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
-    let routers = |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most().saturating_add(SURGE)).unwrap_or(1);
+pub fn leases(policy: &RoutingPolicy, table: &RoutingTable, observed: &Observed) -> Leases {
+    let routers =
+        |policy: &RoutingPolicy| u32::try_from(policy.spec.router.most()).unwrap_or_default() + u32::from(SURGE);
     let most = routers(policy);
     let all = observed.policies.values().map(|policy| routers(policy)).fold(0, u32::saturating_add);
     let shared = table.tiers.values().any(|tier| tier.account.is_some());
@@ -185,7 +186,7 @@ fn deployment(
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".into()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(SURGE)),
+                    max_surge: Some(IntOrString::Int(SURGE.into())),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
