@@ -274,8 +274,8 @@ def judge(samples: list[dict], marks: dict[str, float]) -> list[str]:
             problems.append(f"{name}: {found[-1]}, not {ORDER[:measures]}")
         if name != "returned" and any(len(b) < len(a) for a, b in zip(found, found[1:])):
             problems.append(f"{name}: measures came and went")
-    # A minute after a cut what was asked of the account before it counts no more.
-    settled = {name: min(marks[name] + 60, ends[name] - 30) for name in QUOTAS}
+    # What was needed last is done for another minute, and sizing looks every ten seconds.
+    settled = {name: min(marks[name] + 75, ends[name] - 30) for name in QUOTAS}
     moved, shed = ({name: part(became(samples, workload, settled[name], ends[name]), outcome) for name in QUOTAS}
                    for workload, outcome in (("draft", "accepted by large"), ("bulk", "429")))  # fmt: skip
     print(f"moved to the pool: {moved}; refused: {shed}")
