@@ -240,7 +240,11 @@ impl Holding {
     fn kept(&self) -> i128 {
         let Some(lease) = &self.lease else { return self.reserved.left() };
         let kept = if lease.live { self.reserved.soon() } else { self.reserved.left().min(self.reserved_of_floor()) };
-        if lease.parts.count == Count::Minute { whole(kept).min(ONE) } else { kept }
+        match lease.parts.count {
+            Count::Minute if lease.live => whole(kept).min(ONE),
+            Count::Minute => whole(kept),
+            Count::Bucket => kept,
+        }
     }
 
     fn reserved_of_floor(&self) -> i128 {

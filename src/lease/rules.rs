@@ -204,6 +204,19 @@ fn a_floor_takes_and_frees_no_more_than_itself_in_any_minute() {
     assert_eq!(held.left(), 30);
 }
 
+/// Nobody else keeps it then.
+#[test]
+fn without_a_lease_low_leaves_the_reserves_part_of_the_floor() {
+    let t0 = Instant::now();
+    // A floor of 500 a minute, three tenths of it reserved.
+    let mut held = Holding::leased(4_000, 2, Count::Minute, t0);
+    held.reserve(&[Reserve { workload: "review".into(), nanos: 300_000_000 }], t0);
+    held.fill(t0 + ms(62_000));
+    assert_eq!(held.left(), 500);
+    let waits = |amount| held.wait_beside_reserves(amount) != Some(Duration::ZERO);
+    assert!(!waits(350) && waits(351) && held.wait(500) == Some(Duration::ZERO));
+}
+
 #[test]
 fn what_is_urgent_comes_first_and_the_rest_is_shared() {
     let t0 = Instant::now();
