@@ -97,7 +97,7 @@ pub enum Binding {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaStatus {
-    /// What demand needs of the limit that lacks most, reserves that are kept free included, over the part of it that is planned with (nine tenths), before any measure. Above 1: the account is short.
+    /// What demand needs of the limit that lacks most, reserves that are kept free included, over the part of it that is planned with (nine tenths of what the router pods that there are can take), before any measure. Above 1: the account is short.
     pub needed: Decimal,
     /// What is done about it, in the order in which it is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
