@@ -142,7 +142,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Nothing in force yet. The seed makes ids of two routers differ and draws of one router repeatable.
+    /// Nothing in force yet. The seed makes ids and draws of two routers differ.
     #[must_use]
     pub fn new(
         metrics: Metrics,

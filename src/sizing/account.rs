@@ -160,7 +160,7 @@ impl Site<'_> {
                 escalated: sum(|uses| uses.escalated),
                 beside: sum(|uses| uses.beside),
                 reserved: uses.iter().map(|(uses, part)| (part * limit - uses.all()).max(0.0)).sum(),
-                enough: enough(&uses, within_reach / limit.max(f64::MIN_POSITIVE)),
+                enough: enough(&uses, 1.0 - (limit - within_reach) / limit.max(f64::MIN_POSITIVE)),
             }
         };
         self.limits.iter().map(of).collect()
